@@ -1,0 +1,2 @@
+// zgraph's command line.
+int main(void) { return 0; }
