@@ -1,0 +1,77 @@
+// The core ops: what remains after `lower_to_core`, what the schedule's lowering reads. Each op's rules are in its family's
+// file under graph/op/; here stand the names and the attribute structs that other rooms read.
+#pragma once
+#include "graph/op.h"
+
+// ---- op/map.c: scalar maps; every opcode of scalar.def has its op ------------------------------------------------------
+const zg_op *zg_map_op(zg_scalar s);              // the op of a scalar opcode
+extern const zg_op zg_op_where;                   // cond: bool, x, y of one dtype
+extern const zg_op zg_op_cast;                    // float to int truncates; to bool: != 0
+typedef struct { int64_t to; } zg_cast_attr;
+
+// ---- op/leaf.c: input, param, state, const (graph.h), and: ------------------------------------------------------------
+extern const zg_op zg_op_fill;                    // no operands: every element = value
+typedef struct { zg_type type; double value; } zg_fill_attr;
+extern const zg_op zg_op_iota;                    // no operands: out[i0..] = start + i_axis * step
+typedef struct { zg_type type; int64_t axis; double start, step; } zg_iota_attr;
+extern const zg_op zg_op_random;                  // no operands; Philox counter (element, step, node stream), key = seed
+typedef enum { ZG_RAND_UNIFORM, ZG_RAND_NORMAL } zg_rand_kind;   // uniform in [lo, hi); normal(lo = mean, hi = sd)
+typedef struct { zg_type type; int64_t kind, stream; double lo, hi; } zg_random_attr;
+
+// ---- op/reduce.c --------------------------------------------------------------------------------------------------------
+extern const zg_op zg_op_reduce;                  // axes sorted, non-negative; keep: reduced dims stay as 1
+typedef struct { int64_t kind, keep; zg_ints axes; } zg_reduce_attr;
+extern const zg_op zg_op_arg_reduce;              // argmax/argmin along one axis, kept as 1; i64; last: last of equals
+typedef struct { int64_t axis, is_min, last; } zg_arg_reduce_attr;
+extern const zg_op zg_op_cumsum;                  // along axis
+typedef struct { int64_t axis, exclusive, reverse; } zg_cumsum_attr;
+extern const zg_op zg_op_topk;                    // (x) -> values, indices i64; sorted descending if largest; ties: lower index first
+typedef struct { int64_t axis, k, largest; } zg_topk_attr;
+
+// ---- op/matmul.c --------------------------------------------------------------------------------------------------------
+// x: [..., M, K] (ta: [..., K, M]), y: [..., K, N] (tb: [..., N, K]) -> [..., M, N]; leading dims broadcast. Ranks >= 2.
+extern const zg_op zg_op_matmul;
+typedef struct { int64_t ta, tb; } zg_matmul_attr;
+
+// ---- op/view.c ----------------------------------------------------------------------------------------------------------
+extern const zg_op zg_op_reshape;                 // dim: no -1 left
+extern const zg_op zg_op_expand;                  // numpy broadcast to dim
+typedef struct { zg_ints dim; } zg_shape_attr;    // of both
+extern const zg_op zg_op_transpose;
+typedef struct { zg_ints perm; } zg_transpose_attr;   // out dim i = in dim perm[i]
+extern const zg_op zg_op_slice;                   // out[i] = x[start + i*step]
+typedef struct { zg_ints start, step, size; } zg_slice_attr;
+extern const zg_op zg_op_unslice;                 // adjoint of slice, and padding: out = fill; out[start + i*step] = x[i]
+typedef struct { zg_ints dim, start, step; double fill; } zg_unslice_attr;
+extern const zg_op zg_op_concat;
+typedef struct { int64_t axis; } zg_axis_attr;
+
+// ---- op/gather.c --------------------------------------------------------------------------------------------------------
+// take: (x, idx) numpy take along axis. elements: idx has the result's shape, one index along axis. nd: the last dim of
+// idx indexes dims batch .. batch+n of x. Negative indices count from the end; out of range is a run-time error of the step.
+typedef enum { ZG_IDX_TAKE, ZG_IDX_ELEMENTS, ZG_IDX_ND } zg_idx_mode;
+extern const zg_op zg_op_gather;
+typedef struct { int64_t mode, axis, batch; } zg_gather_attr;
+// (base, idx, updates) -> base with updates combined in at idx, in order of updates (deterministic). Same addressing as gather;
+// TAKE: updates have the shape gather would give. With reduction ADD this is gather's adjoint.
+typedef enum { ZG_SCATTER_SET, ZG_SCATTER_ADD, ZG_SCATTER_MUL, ZG_SCATTER_MAX, ZG_SCATTER_MIN } zg_scatter_red;
+extern const zg_op zg_op_scatter;
+typedef struct { int64_t mode, axis, batch, red; } zg_scatter_attr;
+
+// ---- op/conv.c, op/pool.c -----------------------------------------------------------------------------------------------
+// Spatial rank R = 1..3. x: [N, C, d1..dR], w: [O, C/group, k1..kR]. pads: begin then end (2R). All arrays filled in.
+typedef struct { zg_ints strides, pads, dilations; int64_t group; zg_ints dim; } zg_conv_attr;
+extern const zg_op zg_op_conv;                    // (x, w[, bias: [O]]) -> y; dim empty
+extern const zg_op zg_op_conv_grad_x;             // (dy, w) -> dx of shape dim; also ConvTranspose's forward
+extern const zg_op zg_op_conv_grad_w;             // (x, dy) -> dw of shape dim
+typedef enum { ZG_POOL_MAX, ZG_POOL_AVG, ZG_POOL_AVG_PAD } zg_pool_kind;   // AVG_PAD: padding counts in the divisor
+typedef struct { int64_t kind; zg_ints kernel, strides, pads, dilations; zg_ints dim; } zg_pool_attr;
+extern const zg_op zg_op_pool;                    // (x) -> y; end pads already hold what ceil_mode adds (divisor: real and declared padding only); dim = output spatial dims
+extern const zg_op zg_op_pool_grad;               // (x, dy) -> dx; max: to the first of equals. dim as in the forward
+
+// ---- high-level ops that passes know by name --------------------------------------------------------------------------
+extern const zg_op zg_op_softmax, zg_op_log_softmax;          // zg_axis_attr; op/softmax.c
+// (logits: f[..., C] with the class on `axis`, labels: i64 without that axis) -> loss: f32[], mean over labels that are not
+// `ignore`; smoothing as PyTorch. log_probs: logits are log-probabilities already. op/loss.c
+extern const zg_op zg_op_cross_entropy;
+typedef struct { int64_t axis, ignore, log_probs; double smoothing; int64_t reduction; } zg_cross_entropy_attr;  // 0 mean, 1 sum, 2 none

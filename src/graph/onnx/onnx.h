@@ -1,0 +1,47 @@
+// ONNX files: import into a graph, export with new weights. The only room that sees protobuf.
+#pragma once
+#include "graph/graph.h"
+
+typedef struct zg_onnx_model zg_onnx_model;    // the parsed file; keeps it mapped, and the message tree for export
+
+// Parses and checks the file. Weights are not read: initializers stay in the mapped file (external data mapped too; paths
+// with "..", absolute ones and links that leave the model's folder are refused). An external file that is absent is fine
+// until its bytes are asked for (plan works without).
+zg_status zg_onnx_load(const char *path, zg_onnx_model **out);
+void zg_onnx_free(zg_onnx_model *m);           // NULL ok
+
+// The model's signature, before anything is bound. Arrays are borrowed from the model.
+typedef struct { int64_t value; const char *symbol; } zg_sym_dim;     // value >= 0, or a symbol; unnamed ones get "INPUT_dimN"
+typedef struct { const char *name; zg_dtype dtype; uint32_t rank; zg_sym_dim dim[ZG_MAX_RANK]; bool known; } zg_signature;
+const zg_signature *zg_onnx_inputs(const zg_onnx_model *m, uint32_t *n);    // graph inputs that are not initializers
+const zg_signature *zg_onnx_outputs(const zg_onnx_model *m, uint32_t *n);
+int64_t zg_onnx_opset(const zg_onnx_model *m);
+const char *zg_onnx_producer(const zg_onnx_model *m);
+
+// The tensor table: every initializer and every float tensor in a Constant node; zg_param_attr.source indexes it.
+typedef struct { const char *name; zg_type type; bool external, is_constant_node; } zg_onnx_tensor_info;
+uint32_t zg_onnx_n_tensors(const zg_onnx_model *m);
+const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i);
+// Bytes of a tensor, row-major, little-endian. Borrowed: points into the mapped file where the file's layout allows (raw or
+// external data), else into a buffer that the model keeps. Fails naming tensor and file if too short or absent.
+zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out);
+
+typedef struct { const char *symbol; int64_t value; } zg_dim_binding;
+typedef struct {
+  const zg_dim_binding *dims; uint32_t n_dims;             // symbols; unbound ones are an error that lists them
+  const zg_type *input_types; const char *const *input_names; uint32_t n_inputs;   // shapes known from data: they bind symbols
+  int64_t default_dim;                                     // > 0: unbound symbols take it (inspect), 0: error
+  bool batch_norm_train;                                   // BatchNormalization uses batch statistics and updates the running ones
+  bool dropout_on; double dropout_ratio;                   // Dropout active; ratio < 0: as the node says
+  const char *const *trainable; uint32_t n_trainable;      // globs; none: the rule of docs/training.md
+  const char *const *frozen; uint32_t n_frozen;
+} zg_import_options;
+// The graph with all symbols bound, shapes inferred, shape arithmetic folded, params decided (role, reason). Model outputs are
+// ZG_OUT_VALUE outputs under their names; running statistics are ZG_OUT_UPDATE outputs in batch_norm_train mode.
+zg_status zg_onnx_import(zg_onnx_model *m, const zg_import_options *o, zg_graph **out);
+
+// Writes the model with new bytes for some tensors (by table index; type as in the table), everything else untouched: names,
+// metadata, opset imports, functions, unknown fields. Atomic. Above 2 GB, weights go to external data beside it ("FILE.data").
+// With ZG_OUT_UPDATE of running statistics the caller passes those tensors like any other.
+typedef struct { uint32_t source; const void *data; } zg_onnx_replacement;
+zg_status zg_onnx_export(zg_onnx_model *m, const zg_onnx_replacement *r, uint32_t n, const char *path);

@@ -1,0 +1,53 @@
+// Graph passes. One per file under graph/pass/; each reads a graph and builds another. sched/pipeline.h holds the table that
+// puts them in order. Ownership: the result is the caller's, the argument stays the caller's.
+#pragma once
+#include "graph/core.h"
+
+// Replaces every op without ZG_CORE by its lowering, recursively; drops dead nodes. Provides ZG_PROP_CORE.
+zg_status zg_pass_lower_to_core(const zg_graph *g, zg_graph **out);
+
+// Drops dead nodes; folds constants; algebra that exporters leave behind (x*1, x+0, transpose of transpose, reshape of
+// reshape, cast chains, mul by reciprocal constants, matmul with transposed operand -> ta/tb flags, expand feeding a map).
+zg_status zg_pass_opt_simplify(const zg_graph *g, zg_graph **out);
+
+// Adds a ZG_OUT_LOSS output that is the weighted sum of the losses asked for. Requires the graph's outputs by name; label
+// arrays become new inputs. Provides ZG_PROP_LOSS.
+typedef enum { ZG_LOSS_CROSS_ENTROPY, ZG_LOSS_MSE, ZG_LOSS_L1, ZG_LOSS_HUBER, ZG_LOSS_BCE_LOGITS, ZG_LOSS_GRAPH_OUTPUT } zg_loss_kind;
+typedef struct {
+  zg_loss_kind kind;
+  const char *prediction;        // output name (logits)
+  const char *labels;            // input name to create (or use, if the graph has it); unused for GRAPH_OUTPUT
+  zg_type labels_type;           // what the data give; rank 0 dtype f32 with `labels_known` false: derived from the prediction
+  bool labels_known;
+  double weight;                 // 1.0
+  bool shift;                    // predictions [:, :-1] against labels [:, 1:]
+  bool from_probs;
+  int64_t ignore_index, class_axis;
+  double label_smoothing, delta;
+} zg_loss_spec;
+zg_status zg_pass_attach_loss(const zg_graph *g, const zg_loss_spec *losses, uint32_t n, zg_graph **out);
+
+// Reverse mode, source to source: adds a ZG_OUT_GRAD for each param with role ZG_ROLE_TRAINABLE (one that the loss does not
+// reach gets a zero gradient and a warning). d loss = `seed` (1/k under accumulation). Nodes on a differentiable path with
+// neither gradient rule nor lowering are an error that names them. Also takes extra differentiable leaves (`wrt`, inputs by
+// name) for check-grad and tests. Provides ZG_PROP_GRADS.
+typedef struct { double seed; const char *const *wrt; uint32_t n_wrt; bool params; } zg_autodiff_options;
+zg_status zg_pass_lower_autodiff(const zg_graph *g, const zg_autodiff_options *o, zg_graph **out);
+
+// Optimizer. Replaces ZG_OUT_GRAD outputs by updates of params and of new states. Run-time scalars are inputs: "@lr" (base
+// rate after the schedule), "@bias1", "@bias2" (1 - beta^t of Adam), "@first" (1 at step 0). Adds VALUE outputs "@grad_norm"
+// (before clipping). Arithmetic is PyTorch's (docs/training.md). Provides ZG_PROP_STEP.
+typedef enum { ZG_OPT_SGD, ZG_OPT_ADAM, ZG_OPT_ADAMW, ZG_OPT_LION, ZG_OPT_ADAGRAD, ZG_OPT_LAMB, ZG_OPT_MUON } zg_opt_kind;
+typedef struct { double lr_scale, weight_decay; const char *const *match; uint32_t n_match; } zg_opt_group;  // first match wins
+typedef struct {
+  zg_opt_kind kind;
+  double lr, beta1, beta2, eps, weight_decay, momentum, dampening;
+  bool nesterov;
+  const zg_opt_group *groups; uint32_t n_groups;
+  double clip;                   // global L2 norm; 0: none
+} zg_opt_spec;
+zg_status zg_pass_attach_optimizer(const zg_graph *g, const zg_opt_spec *o, zg_graph **out);
+
+// Gradient accumulation: splits a graph with gradients in two. `micro`: loss and updates acc = (@first_micro ? 0 : acc) + g of
+// f32 states "PARAM.grad"; `update`: leaves only, takes the accumulators as gradients (ZG_OUT_GRAD), for attach_optimizer.
+zg_status zg_pass_split_accumulate(const zg_graph *g, zg_graph **micro, zg_graph **update);
