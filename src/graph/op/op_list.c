@@ -1,0 +1,47 @@
+// The op families, in the order in which they are searched. A new family adds one line here and one in meson.build.
+#include "graph/core.h"
+
+extern const zg_family zg_family_leaf;
+extern const zg_family zg_family_map;
+extern const zg_family zg_family_reduce;
+extern const zg_family zg_family_matmul;
+extern const zg_family zg_family_view;
+extern const zg_family zg_family_gather;
+extern const zg_family zg_family_shape;
+extern const zg_family zg_family_conv;
+extern const zg_family zg_family_pool;
+extern const zg_family zg_family_softmax;
+extern const zg_family zg_family_norm;
+extern const zg_family zg_family_loss;
+extern const zg_family zg_family_attention;
+extern const zg_family zg_family_einsum;
+extern const zg_family zg_family_activation;
+extern const zg_family zg_family_recurrent;
+extern const zg_family zg_family_dropout;
+extern const zg_family zg_family_resize;
+extern const zg_family zg_family_image;
+extern const zg_family zg_family_misc;
+
+const zg_family *const zg_families[] = {
+    &zg_family_leaf,
+    &zg_family_map,
+    &zg_family_reduce,
+    &zg_family_matmul,
+    &zg_family_view,
+    &zg_family_gather,
+    &zg_family_shape,
+    &zg_family_conv,
+    &zg_family_pool,
+    &zg_family_softmax,
+    &zg_family_norm,
+    &zg_family_loss,
+    &zg_family_attention,
+    &zg_family_einsum,
+    &zg_family_activation,
+    &zg_family_recurrent,
+    &zg_family_dropout,
+    &zg_family_resize,
+    &zg_family_image,
+    &zg_family_misc,
+    NULL,
+};
