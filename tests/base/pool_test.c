@@ -1,0 +1,84 @@
+// Thread pool: every chunk once, whatever the number of threads, with pauses that let the workers park.
+#include "base/base.h"
+#include <check.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+enum { MAX_CHUNKS = 4096 };
+typedef struct { atomic_int seen[MAX_CHUNKS]; atomic_int bad_thread; int n_threads; } job;
+
+static void mark(void *arg, int64_t chunk, int thread) {
+  job *j = arg;
+  atomic_fetch_add(&j->seen[chunk], 1);
+  if (thread < 0 || thread >= j->n_threads) atomic_store(&j->bad_thread, 1);
+}
+
+static void run_and_check(zg_pool *p, int64_t n) {
+  static job j;
+  memset((void *)&j, 0, sizeof j);
+  j.n_threads = zg_pool_threads(p);
+  zg_pool_run(p, n, mark, &j);
+  ck_assert_int_eq(j.bad_thread, 0);
+  int wrong = 0;
+  for (int64_t i = 0; i < MAX_CHUNKS; i++) wrong += j.seen[i] != (i < n);
+  ck_assert_int_eq(wrong, 0);
+}
+
+START_TEST(every_chunk_once) {
+  int threads[] = {1, 2, 3, 8, 0};
+  for (size_t k = 0; k < ZG_COUNT(threads); k++) {
+    zg_pool *p = zg_pool_new(threads[k]);
+    if (threads[k]) ck_assert_int_eq(zg_pool_threads(p), threads[k]);
+    ck_assert_int_ge(zg_pool_threads(p), 1);
+    int64_t counts[] = {0, 1, 2, 7, 100, MAX_CHUNKS};
+    for (size_t i = 0; i < ZG_COUNT(counts); i++) run_and_check(p, counts[i]);
+    for (int i = 0; i < 300; i++) run_and_check(p, i % 5);
+    usleep(3000);   // parked by now
+    run_and_check(p, 33);
+    zg_pool_free(p);
+  }
+}
+END_TEST
+
+START_TEST(no_pool_runs_on_the_caller) {
+  ck_assert_int_eq(zg_pool_threads(NULL), 1);
+  run_and_check(NULL, 17);
+  zg_pool_free(NULL);
+}
+END_TEST
+
+static void add(void *arg, int64_t chunk, int thread) {
+  (void)thread;
+  ((int64_t *)arg)[chunk] += chunk;
+}
+
+// What a chunk wrote is visible to the caller after the run, and to the chunks of the next one.
+START_TEST(runs_are_ordered) {
+  zg_pool *p = zg_pool_new(4);
+  int64_t sum[64] = {0};
+  for (int i = 0; i < 3000; i++) zg_pool_run(p, 64, add, sum);
+  for (int i = 0; i < 64; i++) ck_assert_int_eq(sum[i], 3000 * i);
+  zg_pool_free(p);
+}
+END_TEST
+
+START_TEST(made_and_freed_at_once) {
+  for (int i = 0; i < 50; i++) zg_pool_free(zg_pool_new(4));
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("pool");
+  TCase *t = tcase_create("pool");
+  tcase_set_timeout(t, 30);
+  tcase_add_test(t, every_chunk_once);
+  tcase_add_test(t, no_pool_runs_on_the_caller);
+  tcase_add_test(t, runs_are_ordered);
+  tcase_add_test(t, made_and_freed_at_once);
+  suite_add_tcase(s, t);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed != 0;
+}
