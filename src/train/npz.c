@@ -282,7 +282,7 @@ static zg_status read_entry(zg_npz *f, const uint8_t *e) {
 
 static zg_status read_archive(zg_npz *f) {
   zg_bytes b = f->map.bytes;
-  uint64_t at, n_bytes, n_entries;
+  uint64_t at = 0, n_bytes = 0, n_entries = 0;
   ZG_TRY(find_directory(b, &at, &n_bytes, &n_entries));
   uint64_t end = at + n_bytes;
   for (uint64_t i = 0; i < n_entries; i++) {
