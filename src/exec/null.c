@@ -1,0 +1,72 @@
+// The null device: executes nothing and allocates nothing. It lets schedules for machines that are not here be planned, and the
+// step loop be timed and tested by itself. Reads give zeros.
+#include "exec/device.h"
+#include <stdio.h>
+
+static zg_status null_open(int threads, zg_device **out) {
+  (void)threads;
+  zg_device *d = zg_alloc(sizeof *d);
+  d->vt = &zg_device_null;
+  *out = d;
+  return NULL;
+}
+
+static void null_close(zg_device *d) { zg_free(d); }
+
+static void null_info(const zg_device *d, zg_device_info *out) {
+  (void)d;
+  *out = (zg_device_info){.name = "null"};
+  snprintf(out->text, sizeof out->text, "null device: plans, executes nothing");
+}
+
+static zg_status null_workspace(zg_device *d, const zg_sched *s, const zg_kernel *k, uint64_t *out_bytes) {
+  (void)d, (void)s, (void)k;
+  *out_bytes = 0;
+  return NULL;
+}
+
+static zg_status null_prepare(zg_device *d, const zg_sched *s, zg_program **out) {
+  zg_program *p = zg_alloc(sizeof *p);
+  p->device = d;
+  p->sched = s;
+  *out = p;
+  return NULL;
+}
+
+static void null_program_free(zg_program *p) { zg_free(p); }
+
+static zg_status null_run_kernel(zg_program *p, uint32_t kernel, zg_rand_state r) {
+  (void)p, (void)kernel, (void)r;
+  return NULL;
+}
+
+static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
+  if (buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
+  const zg_buf *b = &p->sched->bufs.at[buf];
+  if (at > b->bytes || n > b->bytes - at)
+    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
+                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
+  return NULL;
+}
+
+static zg_status null_write(zg_program *p, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
+  (void)src;
+  return check_range(p, buf, at, n);
+}
+
+static zg_status null_read(zg_program *p, uint32_t buf, uint64_t at, void *dst, uint64_t n) {
+  ZG_TRY(check_range(p, buf, at, n));
+  memset(dst, 0, n);
+  return NULL;
+}
+
+static uint64_t null_allocated(const zg_program *p) {
+  (void)p;
+  return 0;
+}
+
+const zg_device_vtable zg_device_null = {
+    .name = "null", .open = null_open, .close = null_close, .info = null_info, .workspace = null_workspace,
+    .prepare = null_prepare, .program_free = null_program_free, .run_kernel = null_run_kernel, .write = null_write,
+    .read = null_read, .allocated = null_allocated,
+};
