@@ -1,0 +1,93 @@
+// The schema: one row per key. Private to src/train/config*.c, schema.c, accelerate.c, deepspeed.c and their tests.
+#pragma once
+#include <math.h>
+
+#include "train/config.h"
+#include "train/yaml.h"
+
+typedef enum {
+  ZG_KEY_BOOL,      // bool
+  ZG_KEY_INT,       // int64_t; a float with an integral value is fine
+  ZG_KEY_FLOAT,     // double
+  ZG_KEY_STR,       // const char *
+  ZG_KEY_ENUM,      // int (an enum); choices
+  ZG_KEY_BYTES,     // int64_t; 16GiB, 512MB, 1.5GiB, plain bytes
+  ZG_KEY_PAIR,      // double[2]
+  ZG_KEY_STRS,      // zg_cfg_strs; one string is a list of one
+  ZG_KEY_STR_MAP,   // zg_cfg_str_map
+  ZG_KEY_INT_MAP,   // zg_cfg_int_map
+  ZG_KEY_NAME_SETS, // zg_cfg_groups_of_names
+  ZG_KEY_DROPOUT,   // {zg_cfg_dropout_mode, double}
+  ZG_KEY_LIST,      // {void *at; size_t n} of structs described by `sub`; one mapping is a list of one
+} zg_key_kind;
+
+typedef struct zg_key_table zg_key_table;
+typedef struct {
+  const char *path;              // "optimizer.lr"
+  zg_key_kind kind;
+  uint32_t offset;               // in zg_config, or in the list's struct
+  const char *def;               // default as YAML; NULL: unset
+  const char *doc;               // one line
+  const char *const *choices;    // ENUM: names in enum order, NULL-terminated
+  double min, max;               // INT, FLOAT, BYTES, PAIR; no bounds if both are 0
+  uint32_t when;                 // bit mask over the section's `type` / `kind` for which the key has a meaning; 0: always
+  const zg_key_table *sub;       // LIST
+} zg_key;
+struct zg_key_table { const zg_key *keys; size_t n, size; const char *selector; };   // selector: "kind" or "type" row of a list's struct
+
+extern const zg_key_table zg__config_table, zg__loss_table, zg__group_table;
+
+// Defaults that depend on optimizer.type; they stand before the row's own.
+typedef struct { zg_cfg_opt_type type; const char *key, *def; } zg_type_default;
+extern const zg_type_default zg__opt_defaults[];
+extern const size_t zg__n_opt_defaults;
+
+// Index of a row, or -1.
+int zg__key_find(const zg_key_table *t, const char *path);
+static inline void *zg__key_at(const zg_key *k, const void *base) { return (char *)base + k->offset; }
+
+// Sets one row from a node and records its origin; null gives the default back. `base` is the row's struct.
+zg_status zg__key_set(zg_arena *mem, const zg_key_table *t, int row, void *base, const zg_yaml *value, const char *origin);
+// Fills a zeroed struct with the table's defaults.
+void zg__key_defaults(zg_arena *mem, const zg_key_table *t, void *base);
+// The value as YAML flow text ("null" where unset), appended.
+void zg__key_text(const zg_key *k, const void *base, zg_str *out);
+// file:line:col of a node.
+const char *zg__key_origin(zg_arena *mem, const zg_yaml *at);
+bool zg__key_is_default(const char *origin);
+
+// Adds a sentence to cfg->notes, once.
+void zg__config_note(zg_config *cfg, const char *fmt, ...) ZG_PRINTF(2, 3);
+// Applies a document node at a dotted prefix ("" or "zero"): sections recurse, rows are set, other keys are errors.
+zg_status zg__config_apply(zg_config *cfg, const char *prefix, const zg_yaml *map);
+// What follows from the values together: defaults that depend on others, then all checks across keys.
+zg_status zg__config_finish(zg_config *cfg);
+// Status ZG_INVALID that starts with the key's origin.
+zg_status zg__config_error(const zg_config *cfg, const char *key, const char *fmt, ...) ZG_PRINTF(3, 4) ZG_MUST_USE;
+
+// ---- foreign keys: Accelerate's YAML, DeepSpeed's JSON ------------------------------------------------------------
+typedef enum {
+  ZG_FATE_HONOURED,    // means here what it means there; `to` is our row
+  ZG_FATE_MAPPED,      // becomes something else here: `note` says what
+  ZG_FATE_NO_MEANING,  // accepted; nothing here it could change
+  ZG_FATE_REFUSED,     // an error unless its value is one of `harmless`
+} zg_key_fate;
+
+typedef struct {
+  const char *path;              // below the section, dotted; a final ".*" covers everything below
+  zg_key_fate fate;
+  const char *to;                // row of zg__config_table that takes the value, or NULL
+  const char *harmless;          // REFUSED: values that change nothing, as a '|' list of YAML scalars
+  const char *note;              // for the manual, and for the message where the key is refused or mapped
+} zg_foreign_key;
+typedef struct { const char *title; const zg_foreign_key *keys; size_t n; } zg_foreign_table;
+
+// Accelerate's top level (keys that are not rows of ours) and its deepspeed_config and fsdp_config; DeepSpeed's JSON.
+extern const zg_foreign_table zg__accelerate_top, zg__accelerate_deepspeed, zg__accelerate_fsdp, zg__accelerate_parallel;
+extern const zg_foreign_table zg__deepspeed_json;
+
+// Looks at all documents for what decides how sections are read (distributed_type), before any is applied.
+zg_status zg__accelerate_begin(zg_config *cfg, const zg_yaml *const *docs, size_t n);
+// Applies one top-level entry if it is Accelerate's own; *taken false: not theirs.
+zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml *val, bool *taken);
+zg_status zg__accelerate_end(zg_config *cfg);                 // after all documents: the stage that distributed_type means
