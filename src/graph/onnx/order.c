@@ -1,0 +1,120 @@
+// The order in which nodes are imported. Nodes that no wanted name depends on are left out; the rest keeps the file's order
+// as far as that is topological (some writers do not sort). Depth-first with an explicit stack: chains of any length work.
+#include "graph/onnx/onnx_priv.h"
+
+static void add_graph_reads(const Onnx__GraphProto *g, zg_map *names) {
+  for (size_t i = 0; i < g->n_node; i++) zg__add_reads(g->node[i], names);
+  for (size_t i = 0; i < g->n_output; i++) zg_map_put(names, zg__str(g->output[i]->name), 0);
+}
+
+// Names that a subgraph defines itself are added too: the standard forbids that they hide an outer one.
+void zg__add_reads(const Onnx__NodeProto *n, zg_map *names) {
+  for (size_t i = 0; i < n->n_input; i++)
+    if (*zg__str(n->input[i])) zg_map_put(names, n->input[i], 0);
+  for (size_t i = 0; i < n->n_attribute; i++)
+    if (n->attribute[i]->g) add_graph_reads(n->attribute[i]->g, names);
+}
+
+typedef ZG_VEC(uint32_t) ids;
+typedef struct {
+  Onnx__NodeProto *const *nodes;
+  zg_map makers;    // name -> node
+  ids *deps;        // one a node: the nodes whose results it reads
+} graph;
+
+static void add_dep(graph *g, uint32_t node, const char *name) {
+  uint64_t maker;
+  if (zg_map_get(&g->makers, name, &maker)) zg_vec_push(&g->deps[node], (uint32_t)maker);
+}
+
+static void graph_deps(graph *g, uint32_t node, const Onnx__GraphProto *sub);
+
+static void node_deps(graph *g, uint32_t node, const Onnx__NodeProto *n) {
+  for (size_t i = 0; i < n->n_input; i++)
+    if (*zg__str(n->input[i])) add_dep(g, node, n->input[i]);
+  for (size_t i = 0; i < n->n_attribute; i++)
+    if (n->attribute[i]->g) graph_deps(g, node, n->attribute[i]->g);
+}
+
+static void graph_deps(graph *g, uint32_t node, const Onnx__GraphProto *sub) {
+  for (size_t i = 0; i < sub->n_node; i++) node_deps(g, node, sub->node[i]);
+  for (size_t i = 0; i < sub->n_output; i++) add_dep(g, node, zg__str(sub->output[i]->name));
+}
+
+static zg_status find_makers(graph *g, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++)
+    for (size_t k = 0; k < g->nodes[i]->n_output; k++) {
+      const char *name = zg__str(g->nodes[i]->output[k]);
+      if (*name && !zg_map_put(&g->makers, name, i))
+        return zg_error(ZG_INVALID, "value \"%s\" is made by two nodes, the second is \"%s\" (%s)", name,
+                        zg__str(g->nodes[i]->name), zg__str(g->nodes[i]->op_type));
+    }
+  return NULL;
+}
+
+static void mark_live(const graph *g, bool *live, const char *const *wanted, size_t n_wanted) {
+  ids todo = {0};
+  for (size_t i = 0; i < n_wanted; i++) {
+    uint64_t maker;
+    if (zg_map_get(&g->makers, zg__str(wanted[i]), &maker)) zg_vec_push(&todo, (uint32_t)maker);
+  }
+  while (todo.n) {
+    uint32_t at = todo.at[--todo.n];
+    if (live[at]) continue;
+    live[at] = true;
+    for (size_t k = 0; k < g->deps[at].n; k++) zg_vec_push(&todo, g->deps[at].at[k]);
+  }
+  zg_vec_fini(&todo);
+}
+
+// Puts `root` behind everything it needs. state: 0 new, 1 on the stack, 2 placed.
+static zg_status place(const graph *g, uint32_t root, uint8_t *state, uint32_t *next_dep, uint32_t *out, uint32_t *n_out) {
+  zg_status status = NULL;
+  ids stack = {0};
+  zg_vec_push(&stack, root);
+  state[root] = 1;
+  while (stack.n) {
+    uint32_t at = stack.at[stack.n - 1];
+    if (next_dep[at] == g->deps[at].n) {
+      state[at] = 2;
+      out[(*n_out)++] = at;
+      stack.n--;
+      continue;
+    }
+    uint32_t dep = g->deps[at].at[next_dep[at]++];
+    if (state[dep] == 2) continue;
+    if (state[dep] == 1) {
+      status = zg_error(ZG_INVALID, "node \"%s\" (%s) depends on its own result: the graph has a cycle",
+                        zg__str(g->nodes[dep]->name), zg__str(g->nodes[dep]->op_type));
+      break;
+    }
+    state[dep] = 1;
+    zg_vec_push(&stack, dep);
+  }
+  zg_vec_fini(&stack);
+  return status;
+}
+
+zg_status zg__order(zg__import *im, Onnx__NodeProto *const *nodes, size_t n, const char *const *wanted, size_t n_wanted,
+                    uint32_t **out, uint32_t *n_out) {
+  zg_status status = NULL;
+  graph g = {.nodes = nodes, .deps = zg_alloc((n + 1) * sizeof(ids))};
+  bool *live = zg_alloc(n + 1);
+  uint8_t *state = zg_alloc(n + 1);
+  uint32_t *next_dep = zg_alloc((n + 1) * sizeof *next_dep);
+  *out = ZG_NEW_N(&im->mem, uint32_t, n + 1);
+  *n_out = 0;
+  ZG_TRY_OUT(find_makers(&g, (uint32_t)n));
+  for (uint32_t i = 0; i < n; i++) node_deps(&g, i, nodes[i]);
+  mark_live(&g, live, wanted, n_wanted);
+  for (uint32_t i = 0; i < n; i++)
+    if (live[i] && !state[i]) ZG_TRY_OUT(place(&g, i, state, next_dep, *out, n_out));
+out:
+  for (size_t i = 0; i < n; i++) zg_vec_fini(&g.deps[i]);
+  zg_map_fini(&g.makers);
+  zg_free(g.deps);
+  zg_free(live);
+  zg_free(state);
+  zg_free(next_dep);
+  return status;
+}
