@@ -64,9 +64,9 @@ typedef struct { zg_ints strides, pads, dilations; int64_t group; zg_ints dim; }
 extern const zg_op zg_op_conv;                    // (x, w[, bias: [O]]) -> y; dim empty
 extern const zg_op zg_op_conv_grad_x;             // (dy, w) -> dx of shape dim; also ConvTranspose's forward
 extern const zg_op zg_op_conv_grad_w;             // (x, dy) -> dw of shape dim
-typedef enum { ZG_POOL_MAX, ZG_POOL_AVG, ZG_POOL_AVG_PAD } zg_pool_kind;   // AVG_PAD: padding counts in the divisor
+typedef enum { ZG_POOL_MAX, ZG_POOL_AVG, ZG_POOL_AVG_PAD } zg_pool_kind;   // AVG: over what is no padding; AVG_PAD: over the kernel's volume
 typedef struct { int64_t kind; zg_ints kernel, strides, pads, dilations; zg_ints dim; } zg_pool_attr;
-extern const zg_op zg_op_pool;                    // (x) -> y; end pads already hold what ceil_mode adds (divisor: real and declared padding only); dim = output spatial dims
+extern const zg_op zg_op_pool;                    // (x) -> y; pads make every window whole (ceil_mode adds to the end pads); dim = output spatial dims
 extern const zg_op zg_op_pool_grad;               // (x, dy) -> dx; max: to the first of equals. dim as in the forward
 
 // ---- high-level ops that passes know by name --------------------------------------------------------------------------

@@ -127,6 +127,7 @@ double zg_onnx_float(const zg_onnx_node *n, const char *attr, double def);
 const char *zg_onnx_str(const zg_onnx_node *n, const char *attr, const char *def);        // borrowed
 bool zg_onnx_ints(const zg_onnx_node *n, const char *attr, zg_ints *out);                 // false: absent. In the builder's arena
 bool zg_onnx_floats(const zg_onnx_node *n, const char *attr, const double **out, int64_t *n_out);
+const char *zg_onnx_str_at(const zg_onnx_node *n, const char *attr, int64_t i);           // item of a list of strings; NULL: none
 zg_val zg_onnx_tensor(const zg_onnx_node *n, const char *attr);                           // attribute tensor as const; none: absent
 // ONNX data type number (attribute `to`, `dtype`) to zg_dtype; fails naming the type for strings, float8 and kin.
 zg_status zg_onnx_dtype(int64_t onnx_type, zg_dtype *out);

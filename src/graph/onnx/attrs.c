@@ -91,6 +91,12 @@ bool zg_onnx_floats(const zg_onnx_node *n, const char *attr, const double **out,
   return true;
 }
 
+const char *zg_onnx_str_at(const zg_onnx_node *n, const char *attr, int64_t i) {
+  const Onnx__AttributeProto *a = get(n, attr);
+  if (!a || i < 0 || (uint64_t)i >= a->n_strings) return NULL;
+  return zg_arena_strn(zg_builder_arena(n->b), (const char *)a->strings[i].data, a->strings[i].len);
+}
+
 zg_val zg_onnx_tensor(const zg_onnx_node *n, const char *attr) {
   const Onnx__AttributeProto *a = get(n, attr);
   if (!a || !a->t) return (zg_val){0};

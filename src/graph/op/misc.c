@@ -1,4 +1,302 @@
-// Op family: what fits nowhere else.
-#include "graph/core.h"
+// Op family: what fits nowhere else. ReverseSequence, Unique of a constant, the fused ops that ONNX Runtime's
+// optimizer writes (com.microsoft), and the ops of ai.onnx.ml that scikit-learn's numeric exports need. All
+// are formulas of other ops. Strings, maps and tree ensembles are outside of zgraph.
+#include <math.h>
+#include <stdlib.h>
+#include "graph/op/import_priv.h"
 
-const zg_family zg_family_misc = {.name = "misc"};
+zg_status zg__onnx_const_floats(const zg_onnx_node *n, uint32_t i, const double **out, int64_t *n_out) {
+  const zg_val v = zg_onnx_in(n, i);
+  zg_tensor t;
+  *out = NULL;
+  *n_out = 0;
+  if (!zg_is(v)) return NULL;
+  if (!zg_b_const(n->b, v, &t))
+    return zg_onnx_error(n, ZG_UNSUPPORTED,
+                         "input %u (%s) must be known before training starts, but depends on the data", i,
+                         zg_type_text(zg_b_type(n->b, v)));
+  const int64_t count = zg_elems(&t.type);
+  double *at = ZG_NEW_N(zg_builder_arena(n->b), double, count + 1);
+  zg_convert(ZG_F64, at, t.type.dtype, t.data, count);
+  *out = at;
+  *n_out = count;
+  return NULL;
+}
+
+static zg_status want_operand(const zg_onnx_node *n, uint32_t i, uint32_t least_rank) {
+  if (zg_is(zg_onnx_in(n, i)) && zg_b_type(n->b, n->in[i])->rank >= least_rank) return NULL;
+  return zg_onnx_error(n, ZG_INVALID, "input %u is missing or has fewer than %u dims", i, least_rank);
+}
+
+// ---- ReverseSequence --------------------------------------------------------------------------------------
+static zg_status import_reverse_sequence(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  ZG_TRY(want_operand(n, 0, 2));
+  zg_val x = zg_onnx_in(n, 0);
+  const zg_type t = *zg_b_type(b, x);
+  const int64_t time = zg_onnx_int(n, "time_axis", 0), batch = zg_onnx_int(n, "batch_axis", 1);
+  if ((time != 0 && time != 1) || time + batch != 1)
+    return zg_onnx_error(n, ZG_INVALID, "time_axis and batch_axis must be 0 and 1");
+  const int64_t T = t.dim[time], swap[ZG_MAX_RANK] = {1, 0, 2, 3, 4, 5, 6, 7}, row[] = {1, T};
+  if (batch == 1) x = zg_b_transpose(b, x, swap);  // [B, T, ...]
+  const zg_type it = zg_type_make(ZG_I64, 2, row);
+  const zg_val step = zg_b_iota(b, &it, 1),
+               len = zg_b_unsqueeze(b, zg_b_cast(b, zg_onnx_in(n, 1), ZG_I64), 1);
+  const zg_val mirror = zg_add_k(b, zg_sub(b, len, step), -1);
+  const zg_val index = zg_b_where(b, zg_b_map2(b, ZG_S_LT, step, len), mirror, step);
+  const zg_gather_attr a = {.mode = ZG_IDX_ND, .batch = 1};
+  const zg_val in[] = {x, zg_b_unsqueeze(b, index, 2)};
+  x = zg_emit1(b, &zg_op_gather, &a, in, 2);
+  n->out[0] = batch == 1 ? zg_b_transpose(b, x, swap) : x;
+  return NULL;
+}
+
+// ---- Unique -----------------------------------------------------------------------------------------------
+typedef struct {
+  double f;
+  int64_t i, at;
+} item;  // ordered by value, then by place
+static int by_value(const void *p, const void *q) {
+  const item *a = p, *b = q;
+  if (a->f != b->f) return a->f < b->f ? -1 : 1;
+  if (a->i != b->i) return a->i < b->i ? -1 : 1;
+  return a->at < b->at ? -1 : a->at > b->at;
+}
+static int by_place(const void *p, const void *q) {
+  const item *a = p, *b = q;
+  return a->at < b->at ? -1 : a->at > b->at;
+}
+
+// Of a constant only: the number of results is data. Outputs: values, first places, inverse, counts.
+static zg_status import_unique(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  zg_tensor x;
+  if (!zg_b_const(b, zg_onnx_in(n, 0), &x))
+    return zg_onnx_error(
+        n, ZG_UNSUPPORTED,
+        "input 0 depends on the data, so the size of the result does; take Unique out of the training graph");
+  if (zg_onnx_has(n, "axis") && x.type.rank != 1)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "attribute axis with input 0 of rank %u", x.type.rank);
+  const int64_t count = zg_elems(&x.type);
+  const bool real = zg_dtype_is_float(x.type.dtype);
+  zg_arena *mem = zg_builder_arena(b);
+  item *all = ZG_NEW_N(mem, item, count + 1), *first = ZG_NEW_N(mem, item, count + 1);
+  for (int64_t i = 0; i < count; i++)
+    all[i] = (item){.f = real ? zg_get_f64(x.type.dtype, x.data, i) : 0,
+                    .i = real ? 0 : zg_get_i64(x.type.dtype, x.data, i),
+                    .at = i};
+  qsort(all, (size_t)count, sizeof *all, by_value);
+  int64_t k = 0;
+  for (int64_t i = 0; i < count; i++)
+    if (i == 0 || all[i].f != all[i - 1].f || all[i].i != all[i - 1].i) first[k++] = all[i];
+  if (!zg_onnx_int(n, "sorted", 1)) qsort(first, (size_t)k, sizeof *first, by_place);
+  int64_t *place = ZG_NEW_N(mem, int64_t, k + 1), *inverse = ZG_NEW_N(mem, int64_t, count + 1),
+          *counts = ZG_NEW_N(mem, int64_t, k + 1);
+  for (int64_t j = 0; j < k; j++) place[j] = first[j].at;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t j = 0;
+    while (first[j].f != all[i].f || first[j].i != all[i].i) j++;
+    inverse[all[i].at] = j;
+    counts[j]++;
+  }
+  const zg_val index = zg_b_int_vec(b, place, k), flat = zg_b_reshape(b, zg_onnx_in(n, 0), &count, 1);
+  const zg_val out[] = {zg_b_gather(b, flat, index, 0), index, zg_b_int_vec(b, inverse, count),
+                        zg_b_int_vec(b, counts, k)};
+  for (uint32_t i = 0; i < n->n_out && i < 4; i++) n->out[i] = out[i];
+  return NULL;
+}
+
+// ---- com.microsoft ----------------------------------------------------------------------------------------
+static zg_status import_fused_matmul(zg_onnx_node *n) {
+  if (zg_onnx_int(n, "transBatchA", 0) || zg_onnx_int(n, "transBatchB", 0))
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "transBatchA and transBatchB are not supported");
+  ZG_TRY(want_operand(n, 0, 2));
+  ZG_TRY(want_operand(n, 1, 2));
+  const zg_val y = zg_b_matmul(n->b, zg_onnx_in(n, 0), zg_onnx_in(n, 1), zg_onnx_int(n, "transA", 0),
+                               zg_onnx_int(n, "transB", 0));
+  const double alpha = zg_onnx_float(n, "alpha", 1);
+  n->out[0] = alpha == 1 ? y : zg_mul_k(n->b, y, alpha);
+  return NULL;
+}
+
+// Gemm with an activation by name.
+static zg_status import_fused_gemm(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  ZG_TRY(want_operand(n, 0, 2));
+  ZG_TRY(want_operand(n, 1, 2));
+  zg_val y = zg_b_matmul(b, zg_onnx_in(n, 0), zg_onnx_in(n, 1), zg_onnx_int(n, "transA", 0),
+                         zg_onnx_int(n, "transB", 0));
+  const double alpha = zg_onnx_float(n, "alpha", 1), beta = zg_onnx_float(n, "beta", 1);
+  if (alpha != 1) y = zg_mul_k(b, y, alpha);
+  zg_val c = zg_onnx_in(n, 2);
+  if (zg_is(c)) y = zg_add(b, y, beta == 1 ? c : zg_mul_k(b, c, beta));
+  const char *name = zg_onnx_str(n, "activation", "");
+  bool has_alpha, has_beta;
+  double a, bb;
+  zg__activation_params(name, &has_alpha, &has_beta, &a, &bb);
+  a = zg_onnx_float(n, "activation_alpha", a), bb = zg_onnx_float(n, "activation_beta", bb);
+  n->out[0] = y;
+  if (*name && !zg__activation(b, name, a, bb, y, &n->out[0]))
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "activation \"%s\" is not known", name);
+  return NULL;
+}
+
+// Layer or RMS norm over the last dim of input + skip + bias. Outputs: y, mean, 1/sd, the sum.
+static zg_status import_skip_norm(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  const bool rms = !strcmp(n->op_type, "SkipSimplifiedLayerNormalization");
+  ZG_TRY(want_operand(n, 0, 1));
+  ZG_TRY(want_operand(n, 1, 1));
+  ZG_TRY(want_operand(n, 2, 1));
+  const zg_val beta = rms ? (zg_val){0} : zg_onnx_in(n, 3), bias = zg_onnx_in(n, rms ? 3 : 4);
+  zg_val x = zg_add(b, zg_onnx_in(n, 0), zg_onnx_in(n, 1));
+  if (zg_is(bias)) x = zg_add(b, x, bias);
+  const int64_t last[] = {-1};
+  zg_val mean = {0}, c = x;
+  if (!rms) {
+    mean = zg_b_mean(b, x, last, 1, true);
+    c = zg_sub(b, x, mean);
+  }
+  const zg_val var = zg_b_mean(b, zg_mul(b, c, c), last, 1, true);
+  const zg_val inv =
+      zg_b_map1(b, ZG_S_RSQRT, zg_add_k(b, var, zg_onnx_float(n, "epsilon", rms ? 1e-6 : 1e-12)));
+  zg_val y = zg_mul(b, zg_mul(b, c, inv), zg_onnx_in(n, 2));
+  if (zg_is(beta)) y = zg_add(b, y, beta);
+  const zg_val out[] = {y, mean, inv, x};
+  for (uint32_t i = 0; i < n->n_out && i < 4; i++) n->out[i] = out[i];
+  return NULL;
+}
+
+// ---- ai.onnx.ml -------------------------------------------------------------------------------------------
+// Columns y of x's last dim; y is read flat. A vector counts as one row.
+static zg_status import_array_feature_extractor(zg_onnx_node *n) {
+  ZG_TRY(want_operand(n, 0, 1));
+  ZG_TRY(want_operand(n, 1, 0));
+  zg_val x = zg_onnx_in(n, 0);
+  const int64_t count = zg_elems(zg_b_type(n->b, zg_onnx_in(n, 1)));
+  if (zg_b_type(n->b, x)->rank == 1) x = zg_b_unsqueeze(n->b, x, 0);
+  n->out[0] = zg_b_gather(n->b, x, zg_b_reshape(n->b, zg_onnx_in(n, 1), &count, 1), -1);
+  return NULL;
+}
+
+static zg_val to_f32(zg_builder *b, zg_val x) { return zg_b_cast(b, x, ZG_F32); }
+
+static zg_val float_row(zg_builder *b, const double *at, int64_t count) {
+  const zg_type t = zg_type_make(ZG_F64, 1, &count);
+  return to_f32(b, zg_b_const_data(b, &t, at));
+}
+
+static zg_status import_scaler(zg_onnx_node *n) {
+  const double *offset, *scale;
+  int64_t n_offset, n_scale;
+  zg_val x = to_f32(n->b, zg_onnx_in(n, 0));
+  if (zg_onnx_floats(n, "offset", &offset, &n_offset)) x = zg_sub(n->b, x, float_row(n->b, offset, n_offset));
+  if (zg_onnx_floats(n, "scale", &scale, &n_scale)) x = zg_mul(n->b, x, float_row(n->b, scale, n_scale));
+  n->out[0] = x;
+  return NULL;
+}
+
+// Rows divided by their norm; a row of zeros stays.
+static zg_status import_normalizer(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  ZG_TRY(want_operand(n, 0, 1));
+  const char *kind = zg_onnx_str(n, "norm", "MAX");
+  const zg_val x = to_f32(b, zg_onnx_in(n, 0));
+  const int64_t last[] = {-1};
+  zg_val norm;
+  if (!strcmp(kind, "MAX")) norm = zg_b_reduce(b, ZG_RED_MAX, zg_b_map1(b, ZG_S_ABS, x), last, 1, true);
+  else if (!strcmp(kind, "L1")) norm = zg_b_reduce(b, ZG_RED_SUM, zg_b_map1(b, ZG_S_ABS, x), last, 1, true);
+  else if (!strcmp(kind, "L2"))
+    norm = zg_b_map1(b, ZG_S_SQRT, zg_b_reduce(b, ZG_RED_SUM, zg_mul(b, x, x), last, 1, true));
+  else return zg_onnx_error(n, ZG_INVALID, "norm is \"%s\", want MAX, L1 or L2", kind);
+  const zg_val none = zg_b_map2(b, ZG_S_EQ, norm, zg_b_like(b, norm, 0));
+  n->out[0] = zg_div(b, x, zg_b_where(b, none, zg_b_like(b, norm, 1), norm));
+  return NULL;
+}
+
+static zg_status import_binarizer(zg_onnx_node *n) {
+  const zg_val x = zg_onnx_in(n, 0);
+  const zg_val above = zg_b_map2(n->b, ZG_S_LT, zg_b_like(n->b, x, zg_onnx_float(n, "threshold", 0)), x);
+  n->out[0] = zg_b_cast(n->b, above, zg_b_type(n->b, x)->dtype);
+  return NULL;
+}
+
+// replaced_value (NaN: what is no number) becomes imputed_value, one for each column or one for all.
+static zg_status import_imputer(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  const zg_val x = zg_onnx_in(n, 0);
+  const double *values;
+  int64_t n_values;
+  if (!zg_onnx_floats(n, "imputed_value_floats", &values, &n_values) || n_values < 1)
+    return zg_onnx_error(n, ZG_UNSUPPORTED,
+                         "attribute imputed_value_floats is missing; integer imputation is not supported");
+  const double replaced = zg_onnx_float(n, "replaced_value_float", 0);
+  const zg_val hit =
+      isnan(replaced) ? zg_b_map1(b, ZG_S_IS_NAN, x) : zg_b_map2(b, ZG_S_EQ, x, zg_b_like(b, x, replaced));
+  n->out[0] = zg_b_where(b, hit, zg_b_cast(b, float_row(b, values, n_values), zg_b_type(b, x)->dtype), x);
+  return NULL;
+}
+
+// Numeric tables only: out = values[k] where x = keys[k], else the default.
+static zg_status import_label_encoder(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  const zg_val x = zg_onnx_in(n, 0);
+  zg_ints ikeys, ivalues;
+  const double *fkeys, *fvalues;
+  int64_t n_fkeys, n_fvalues;
+  const bool ik = zg_onnx_ints(n, "keys_int64s", &ikeys), iv = zg_onnx_ints(n, "values_int64s", &ivalues);
+  const bool fk = zg_onnx_floats(n, "keys_floats", &fkeys, &n_fkeys),
+             fv = zg_onnx_floats(n, "values_floats", &fvalues, &n_fvalues);
+  const int64_t n_keys = ik ? ikeys.n : n_fkeys;
+  if (ik == fk || iv == fv || n_keys != (iv ? ivalues.n : n_fvalues))
+    return zg_onnx_error(n, ZG_UNSUPPORTED,
+                         "want one list of numeric keys and one of as many numeric values; labels that are "
+                         "strings are not supported");
+  const zg_dtype to = iv ? ZG_I64 : ZG_F32;
+  zg_val out = zg_b_scalar(
+      b, to, iv ? (double)zg_onnx_int(n, "default_int64", -1) : zg_onnx_float(n, "default_float", -0.0));
+  for (int64_t k = n_keys; k-- > 0;) {  // the first of equal keys wins
+    const zg_val key = zg_b_like(b, x, ik ? (double)ikeys.at[k] : fkeys[k]),
+                 value = zg_b_scalar(b, to, iv ? (double)ivalues.at[k] : fvalues[k]);
+    const zg_val hit = fk && isnan(fkeys[k]) ? zg_b_map1(b, ZG_S_IS_NAN, x) : zg_b_map2(b, ZG_S_EQ, x, key);
+    out = zg_b_where(b, hit, value, out);
+  }
+  n->out[0] = n_keys ? out : zg_b_expand(b, out, zg_b_type(b, x)->dim, zg_b_type(b, x)->rank);
+  return NULL;
+}
+
+// A sequence of maps from class to probability holds what the tensor of probabilities holds.
+static zg_status import_zip_map(zg_onnx_node *n) {
+  n->out[0] = zg_onnx_in(n, 0);
+  return NULL;
+}
+
+static zg_status import_feature_vectorizer(zg_onnx_node *n) {
+  zg_val part[64];
+  if (n->n_in < 1 || n->n_in > ZG_COUNT(part))
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "%u inputs, want 1 to %zu", n->n_in, ZG_COUNT(part));
+  for (uint32_t i = 0; i < n->n_in; i++) {
+    ZG_TRY(want_operand(n, i, 2));
+    part[i] = to_f32(n->b, n->in[i]);
+  }
+  n->out[0] = zg_b_concat(n->b, part, n->n_in, 1);
+  return NULL;
+}
+
+static const zg_onnx_row rows[] = {
+    {"ReverseSequence", "", 10, 0, import_reverse_sequence, NULL, 0},
+    {"Unique", "", 11, 0, import_unique, NULL, 0},
+    {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3},
+    {"FusedGemm", "com.microsoft", 1, 0, import_fused_gemm, NULL, 7},
+    {"SkipLayerNormalization", "com.microsoft", 1, 0, import_skip_norm, NULL, 0x1c},
+    {"SkipSimplifiedLayerNormalization", "com.microsoft", 1, 0, import_skip_norm, NULL, 0x0c},
+    {"ArrayFeatureExtractor", "ai.onnx.ml", 1, 0, import_array_feature_extractor, NULL, 0},
+    {"Scaler", "ai.onnx.ml", 1, 0, import_scaler, NULL, 0},
+    {"Normalizer", "ai.onnx.ml", 1, 0, import_normalizer, NULL, 0},
+    {"Binarizer", "ai.onnx.ml", 1, 0, import_binarizer, NULL, 0},
+    {"Imputer", "ai.onnx.ml", 1, 0, import_imputer, NULL, 0},
+    {"LabelEncoder", "ai.onnx.ml", 2, 0, import_label_encoder, NULL, 0},
+    {"ZipMap", "ai.onnx.ml", 1, 0, import_zip_map, NULL, 0},
+    {"FeatureVectorizer", "ai.onnx.ml", 1, 0, import_feature_vectorizer, NULL, 0},
+};
+const zg_family zg_family_misc = {.name = "misc", .onnx = rows, .n_onnx = ZG_COUNT(rows)};
