@@ -29,7 +29,8 @@ typedef enum {
                   // where: a of class INT
   ZG_I_CAST,      // a (class in_cls) to class cls; to = dtype whose rounding/wrapping it takes (bf16, i8, bool ...)
   ZG_I_REDUCE,    // red over a (ELEM) -> ROW; sums accumulate at least in f32 pairwise by tiles
-  ZG_I_STORE,     // a = value, b = argument
+  ZG_I_STORE,     // a = value, b = argument; `level` is the store's: a value of level ROW stored at ELEM is repeated. Stores
+                  // come after every other instruction, and no instruction reads what a store of the kernel has written
 } zg_inst_kind;
 
 typedef struct {

@@ -48,7 +48,7 @@ typedef enum {
   ZG_K_GATHER,       // zg_gather_desc; args: out, x, idx
   ZG_K_SCATTER,      // zg_gather_desc; args: out (holds base already), idx, updates
   ZG_K_SCAN,         // zg_scan_desc (cumsum); args: out, x
-  ZG_K_SORT,         // zg_sort_desc (top-k, arg-reduce); args: values or none, indices or none, x
+  ZG_K_SORT,         // zg_sort_desc (top-k, arg-reduce); args: values, indices, x; n_out = 2; a result not wanted has buf 0
   ZG_N_KERNELS
 } zg_kernel_kind;
 
@@ -110,6 +110,8 @@ typedef enum { ZG_PHASE_LOAD, ZG_PHASE_FORWARD, ZG_PHASE_BACKWARD, ZG_PHASE_UPDA
 // Segments run in the order the training loop calls for: load once; micro per micro-step; update once per update. When k = 1
 // micro and update are one segment, "step".
 typedef struct { const char *name; uint32_t first, n; } zg_segment;
+// A result that the host may read after a segment has run: model outputs, loss, gradients asked for. `view` addresses it.
+typedef struct { const char *segment, *name; uint8_t kind; zg_type type; zg_view view; } zg_sched_output;   // kind: zg_out_kind
 
 typedef struct {
   zg_arena mem;
@@ -118,6 +120,8 @@ typedef struct {
   ZG_VEC(zg_kernel) kernels;
   ZG_VEC(zg_step) steps;
   ZG_VEC(zg_segment) segments;
+  ZG_VEC(zg_sched_output) outputs;
+  zg_map buf_by_name;                    // index of bufs; kept by zg_sched_add_buf
   uint64_t arena_bytes[ZG_N_SPACES];     // set by plan_memory: what the run allocates
   uint64_t lower_bound[ZG_N_SPACES];     // largest sum of live bytes
   uint32_t rank, world;
@@ -127,6 +131,7 @@ zg_sched *zg_sched_new(void);
 void zg_sched_free(zg_sched *s);                                       // NULL ok
 uint32_t zg_sched_add_buf(zg_sched *s, const zg_buf *b);               // strings copied; unique name made if taken
 uint32_t zg_sched_add_kernel(zg_sched *s, const zg_kernel *k, size_t desc_bytes);  // desc and args copied
+const zg_sched_output *zg_sched_find_output(const zg_sched *s, const char *segment, zg_out_kind kind, const char *name);
 uint32_t zg_sched_find_buf(const zg_sched *s, const char *name);       // 0: none
 const zg_segment *zg_sched_find_segment(const zg_sched *s, const char *name);
 const char *zg_role_name(zg_buf_role r);
