@@ -13,7 +13,7 @@ typedef struct { int64_t causal, offset, f64; double scale, softcap; } attention
 static zg_status masked_softmax_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   if (x->in[0]->rank == 0 || !zg_dtype_is_float(x->in[0]->dtype))
-    return zg_error(ZG_INVALID, "masked_softmax: wants rows of a float tensor, got %s", zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "wants rows of a float tensor, got %s", zg_type_text(x->in[0]));
   return zg_infer_same(x);
 }
 
@@ -57,7 +57,7 @@ static zg_status attention_infer(zg_infer *x) {
                   v->dtype == q->dtype && k->dim[0] == q->dim[0] && v->dim[0] == q->dim[0] && k->dim[3] == q->dim[3] &&
                   k->dim[1] == v->dim[1] && k->dim[2] == v->dim[2] && k->dim[1] > 0 && q->dim[1] % k->dim[1] == 0;
   if (!ok)
-    return zg_error(ZG_INVALID, "attention: q %s, k %s and v %s do not fit (want [B,H,T,D], [B,K,S,D], [B,K,S,E])",
+    return zg_error(ZG_INVALID, "q %s, k %s and v %s do not fit (want [B,H,T,D], [B,K,S,D], [B,K,S,E])",
                     zg_type_text(q), zg_type_text(k), zg_type_text(v));
   x->out[0] = *q;
   x->out[0].dim[3] = v->dim[3];
@@ -66,10 +66,10 @@ static zg_status attention_infer(zg_infer *x) {
   scores.dim[3] = k->dim[2];
   scores.dtype = m->dtype;
   if (m->dtype != ZG_BOOL && !zg_dtype_is_float(m->dtype))
-    return zg_error(ZG_INVALID, "attention: mask is %s, want bool or float", zg_type_text(m));
-  ZG_TRY(zg_status_prefix(zg_type_broadcast(m, &scores, &both), "attention: mask: "));
+    return zg_error(ZG_INVALID, "mask is %s, want bool or float", zg_type_text(m));
+  ZG_TRY(zg_status_prefix(zg_type_broadcast(m, &scores, &both), "mask: "));
   if (!zg_type_equal(&both, &scores))
-    return zg_error(ZG_INVALID, "attention: mask %s does not broadcast to %s", zg_type_text(m), zg_type_text(&scores));
+    return zg_error(ZG_INVALID, "mask %s does not broadcast to %s", zg_type_text(m), zg_type_text(&scores));
   return NULL;
 }
 

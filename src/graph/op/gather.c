@@ -6,11 +6,11 @@
 // `walk` visits the runs of elements that correspond to each other, in order of updates.
 #include "graph/op/op_priv.h"
 
-static zg_status addressed(const char *op, const zg_gather_attr *a, const zg_type *x, const zg_type *idx, zg_type *out) {
-  if (!zg_dtype_is_int(idx->dtype)) return zg_error(ZG_INVALID, "%s: indices are %s, want integers", op, zg_type_text(idx));
+static zg_status addressed(const zg_gather_attr *a, const zg_type *x, const zg_type *idx, zg_type *out) {
+  if (!zg_dtype_is_int(idx->dtype)) return zg_error(ZG_INVALID, "indices are %s, want integers", zg_type_text(idx));
   const int64_t axis = a->axis, batch = a->batch;
   const bool nd = a->mode == ZG_IDX_ND;
-  if (!nd && (axis < 0 || axis >= x->rank)) return zg_error(ZG_INVALID, "%s: axis %lld is outside %s", op, (long long)axis, zg_type_text(x));
+  if (!nd && (axis < 0 || axis >= x->rank)) return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x));
   *out = zg_type_scalar(x->dtype);
   int64_t dim[2 * ZG_MAX_RANK], rank = 0;
   if (a->mode == ZG_IDX_TAKE) {
@@ -20,17 +20,17 @@ static zg_status addressed(const char *op, const zg_gather_attr *a, const zg_typ
   } else if (a->mode == ZG_IDX_ELEMENTS) {
     bool ok = idx->rank == x->rank;
     for (uint32_t i = 0; ok && i < x->rank; i++) ok = i == axis || idx->dim[i] <= x->dim[i];
-    if (!ok) return zg_error(ZG_INVALID, "%s: indices %s do not lie within %s beside axis %lld", op, zg_type_text(idx), zg_type_text(x), (long long)axis);
+    if (!ok) return zg_error(ZG_INVALID, "indices %s do not lie within %s beside axis %lld", zg_type_text(idx), zg_type_text(x), (long long)axis);
     for (; rank < idx->rank; rank++) dim[rank] = idx->dim[rank];
   } else {
     const int64_t n = idx->rank ? idx->dim[idx->rank - 1] : 0;
     bool ok = idx->rank > batch && batch >= 0 && batch + n <= x->rank;
     for (int64_t i = 0; ok && i < batch; i++) ok = idx->dim[i] == x->dim[i];
-    if (!ok) return zg_error(ZG_INVALID, "%s: indices %s with %lld batch dims do not address %s", op, zg_type_text(idx), (long long)batch, zg_type_text(x));
+    if (!ok) return zg_error(ZG_INVALID, "indices %s with %lld batch dims do not address %s", zg_type_text(idx), (long long)batch, zg_type_text(x));
     for (; rank + 1 < idx->rank; rank++) dim[rank] = idx->dim[rank];
     for (int64_t i = batch + n; i < x->rank; i++) dim[rank++] = x->dim[i];
   }
-  if (rank > ZG_MAX_RANK) return zg_error(ZG_UNSUPPORTED, "%s: a result of rank %lld is above the limit of %d", op, (long long)rank, ZG_MAX_RANK);
+  if (rank > ZG_MAX_RANK) return zg_error(ZG_UNSUPPORTED, "a result of rank %lld is above the limit of %d", (long long)rank, ZG_MAX_RANK);
   *out = zg_type_make(x->dtype, (uint32_t)rank, dim);
   return NULL;
 }
@@ -101,7 +101,7 @@ static zg_status walk(const zg_gather_attr *a, const zg_type *x, const zg_tensor
 // ---- gather ---------------------------------------------------------------------------------------------------------
 static zg_status gather_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 2, 2));
-  return addressed("gather", x->attr, x->in[0], x->in[1], &x->out[0]);
+  return addressed(x->attr, x->in[0], x->in[1], &x->out[0]);
 }
 
 typedef struct { char *to; const char *from; size_t size; } copy_job;
@@ -161,10 +161,10 @@ static zg_status scatter_infer(zg_infer *x) {
   const zg_scatter_attr *s = x->attr;
   const zg_gather_attr a = addressing(s);
   zg_type u;
-  ZG_TRY(addressed("scatter", &a, x->in[0], x->in[1], &u));
+  ZG_TRY(addressed(&a, x->in[0], x->in[1], &u));
   if (!zg_type_equal(&u, x->in[2]))
-    return zg_error(ZG_INVALID, "scatter: updates are %s, want %s", zg_type_text(x->in[2]), zg_type_text(&u));
-  if (s->red < ZG_SCATTER_SET || s->red > ZG_SCATTER_MIN) return zg_error(ZG_INVALID, "scatter: no reduction %lld", (long long)s->red);
+    return zg_error(ZG_INVALID, "updates are %s, want %s", zg_type_text(x->in[2]), zg_type_text(&u));
+  if (s->red < ZG_SCATTER_SET || s->red > ZG_SCATTER_MIN) return zg_error(ZG_INVALID, "no reduction %lld", (long long)s->red);
   x->out[0] = *x->in[0];
   return NULL;
 }

@@ -13,9 +13,9 @@ static zg_status cross_entropy_infer(zg_infer *x) {
   bool ok = axis >= 0 && axis < t->rank && zg_dtype_is_float(t->dtype) && zg_dtype_is_int(l->dtype) && l->rank + 1 == t->rank;
   for (uint32_t i = 0; ok && i < l->rank; i++) ok = l->dim[i] == t->dim[i + (i >= axis)];
   if (!ok)
-    return zg_error(ZG_INVALID, "cross_entropy: labels %s do not fit logits %s with the classes on axis %lld", zg_type_text(l),
+    return zg_error(ZG_INVALID, "labels %s do not fit logits %s with the classes on axis %lld", zg_type_text(l),
                     zg_type_text(t), (long long)a->axis);
-  if (a->reduction < MEAN || a->reduction > NONE) return zg_error(ZG_INVALID, "cross_entropy: no reduction %lld", (long long)a->reduction);
+  if (a->reduction < MEAN || a->reduction > NONE) return zg_error(ZG_INVALID, "no reduction %lld", (long long)a->reduction);
   const zg_dtype wide = zg__wide_dtype(t->dtype);
   x->out[0] = a->reduction == NONE ? zg_type_make(wide, l->rank, l->dim) : zg_type_scalar(wide);
   return NULL;

@@ -8,14 +8,14 @@ static zg_status matmul_infer(zg_infer *x) {
   const zg_matmul_attr *a = x->attr;
   const zg_type *p = x->in[0], *q = x->in[1];
   if (p->rank < 2 || q->rank < 2 || p->dtype != q->dtype)
-    return zg_error(ZG_INVALID, "matmul: wants two matrices of one element type, got %s and %s", zg_type_text(p), zg_type_text(q));
+    return zg_error(ZG_INVALID, "wants two matrices of one element type, got %s and %s", zg_type_text(p), zg_type_text(q));
   const int64_t m = p->dim[p->rank - (a->ta ? 1 : 2)], k = p->dim[p->rank - (a->ta ? 2 : 1)];
   const int64_t k2 = q->dim[q->rank - (a->tb ? 1 : 2)], n = q->dim[q->rank - (a->tb ? 2 : 1)];
   if (k != k2)
-    return zg_error(ZG_INVALID, "matmul: inner dimensions differ: %s%s times %s%s", zg_type_text(p),
+    return zg_error(ZG_INVALID, "inner dimensions differ: %s%s times %s%s", zg_type_text(p),
                     a->ta ? " transposed" : "", zg_type_text(q), a->tb ? " transposed" : "");
   zg_type bp = zg_type_make(p->dtype, p->rank - 2, p->dim), bq = zg_type_make(q->dtype, q->rank - 2, q->dim);
-  ZG_TRY(zg_status_prefix(zg_type_broadcast(&bp, &bq, &x->out[0]), "matmul: batch dimensions: "));
+  ZG_TRY(zg_status_prefix(zg_type_broadcast(&bp, &bq, &x->out[0]), "batch dimensions: "));
   x->out[0].dim[x->out[0].rank++] = m;
   x->out[0].dim[x->out[0].rank++] = n;
   return NULL;

@@ -25,13 +25,13 @@ static bool broadcasts_into(const zg_type *s, const zg_type *t) {
 static zg_status norm_infer(zg_infer *x, uint32_t n_stats) {
   const norm_attr *a = x->attr;
   const zg_type *t = x->in[0];
-  if (!t) return zg_error(ZG_INVALID, "%s: operand 0 is missing", x->op->name);
+  if (!t) return zg_error(ZG_INVALID, "operand 0 is missing");
   const int64_t axis = positive(a->axis, t);
   if (axis < 0 || axis >= t->rank || !zg_dtype_is_float(t->dtype))
-    return zg_error(ZG_INVALID, "%s: wants a float tensor with axis %lld, got %s", x->op->name, (long long)a->axis, zg_type_text(t));
+    return zg_error(ZG_INVALID, "wants a float tensor with axis %lld, got %s", (long long)a->axis, zg_type_text(t));
   for (uint32_t i = 1; i < x->n_in; i++)
     if (x->in[i] && !broadcasts_into(x->in[i], t))
-      return zg_error(ZG_INVALID, "%s: %s %s does not broadcast to %s", x->op->name, i == 1 ? "scale" : "bias", zg_type_text(x->in[i]), zg_type_text(t));
+      return zg_error(ZG_INVALID, "%s %s does not broadcast to %s", i == 1 ? "scale" : "bias", zg_type_text(x->in[i]), zg_type_text(t));
   if (x->n_out != n_stats + 1) return zg_error(ZG_INVALID, "%s gives %u results, not %u", x->op->name, n_stats + 1, x->n_out);
   x->out[0] = *t;
   for (uint32_t i = 1; i <= n_stats; i++) {
@@ -104,7 +104,7 @@ static const zg_attr_field norm_fields[] = {ZG_FIELD(INT, norm_attr, axis, -1), 
 
 // ---- layer_norm -----------------------------------------------------------------------------------------------------
 static zg_status layer_norm_infer(zg_infer *x) {
-  if (x->n_in < 1 || x->n_in > 3) return zg_error(ZG_INVALID, "layer_norm: %u operands, want 1 to 3", x->n_in);
+  if (x->n_in < 1 || x->n_in > 3) return zg_error(ZG_INVALID, "%u operands, want 1 to 3", x->n_in);
   return norm_infer(x, 2);
 }
 
@@ -145,7 +145,7 @@ static const zg_op op_layer_norm = {.name = "layer_norm", ZG_ATTRS(norm_attr, no
 
 // ---- rms_norm -------------------------------------------------------------------------------------------------------
 static zg_status rms_norm_infer(zg_infer *x) {
-  if (x->n_in < 1 || x->n_in > 2) return zg_error(ZG_INVALID, "rms_norm: %u operands, want 1 or 2", x->n_in);
+  if (x->n_in < 1 || x->n_in > 2) return zg_error(ZG_INVALID, "%u operands, want 1 or 2", x->n_in);
   return norm_infer(x, 1);
 }
 
@@ -184,7 +184,7 @@ static zg_status batch_norm_infer(zg_infer *x) {
   const bool ok = t->rank >= 2 && zg_dtype_is_float(t->dtype);
   for (uint32_t i = 1; i < 3; i++)
     if (!ok || x->in[i]->rank != 1 || x->in[i]->dim[0] != t->dim[1])
-      return zg_error(ZG_INVALID, "batch_norm: wants a float x: [N, C, ...] and %s: [C], got %s and %s", i == 1 ? "scale" : "bias",
+      return zg_error(ZG_INVALID, "wants a float x: [N, C, ...] and %s: [C], got %s and %s", i == 1 ? "scale" : "bias",
                       zg_type_text(t), zg_type_text(x->in[i]));
   if (x->n_out != 3) return zg_error(ZG_INVALID, "batch_norm gives 3 results, not %u", x->n_out);
   x->out[0] = *t;

@@ -7,10 +7,10 @@
 #include "graph/op/op_priv.h"
 
 // ---- reduce ---------------------------------------------------------------------------------------------------------
-static zg_status check_axes(const char *op, const zg_ints *axes, const zg_type *t) {
+static zg_status check_axes(const zg_ints *axes, const zg_type *t) {
   for (int64_t i = 0; i < axes->n; i++)
     if (axes->at[i] < 0 || axes->at[i] >= t->rank || (i && axes->at[i] <= axes->at[i - 1]))
-      return zg_error(ZG_INVALID, "%s: axes must be sorted and inside %s; axis %lld is not", op, zg_type_text(t),
+      return zg_error(ZG_INVALID, "axes must be sorted and inside %s; axis %lld is not", zg_type_text(t),
                       (long long)axes->at[i]);
   return NULL;
 }
@@ -32,8 +32,8 @@ static zg_type reduced(const zg_type *t, const zg_ints *axes, bool keep) {
 static zg_status reduce_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_reduce_attr *a = x->attr;
-  ZG_TRY(check_axes(x->op->name, &a->axes, x->in[0]));
-  if (a->kind < ZG_RED_SUM || a->kind > ZG_RED_PROD) return zg_error(ZG_INVALID, "reduce: no kind %lld", (long long)a->kind);
+  ZG_TRY(check_axes(&a->axes, x->in[0]));
+  if (a->kind < ZG_RED_SUM || a->kind > ZG_RED_PROD) return zg_error(ZG_INVALID, "no kind %lld", (long long)a->kind);
   x->out[0] = reduced(x->in[0], &a->axes, a->keep);
   return NULL;
 }
@@ -176,7 +176,7 @@ const zg_op zg_op_reduce = {.name = "reduce", .traits = ZG_CORE, ZG_ATTRS(zg_red
 // ---- arg_reduce -----------------------------------------------------------------------------------------------------
 static zg_status one_axis(const zg_infer *x, int64_t axis) {
   if (axis < 0 || axis >= x->in[0]->rank)
-    return zg_error(ZG_INVALID, "%s: axis %lld is outside %s", x->op->name, (long long)axis, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x->in[0]));
   return NULL;
 }
 
@@ -188,7 +188,7 @@ static zg_status arg_reduce_infer(zg_infer *x) {
   x->out[0].dtype = ZG_I64;
   x->out[0].dim[a->axis] = 1;
   if (x->in[0]->dim[a->axis] == 0 && zg_elems(&x->out[0]) > 0)
-    return zg_error(ZG_INVALID, "arg_reduce: axis %lld of %s is empty", (long long)a->axis, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "axis %lld of %s is empty", (long long)a->axis, zg_type_text(x->in[0]));
   return NULL;
 }
 
@@ -288,7 +288,7 @@ static zg_status topk_infer(zg_infer *x) {
   const zg_topk_attr *a = x->attr;
   ZG_TRY(one_axis(x, a->axis));
   if (a->k < 0 || a->k > x->in[0]->dim[a->axis])
-    return zg_error(ZG_INVALID, "topk: k = %lld, but axis %lld of %s has fewer elements", (long long)a->k,
+    return zg_error(ZG_INVALID, "k = %lld, but axis %lld of %s has fewer elements", (long long)a->k,
                     (long long)a->axis, zg_type_text(x->in[0]));
   if (x->n_out != 2) return zg_error(ZG_INVALID, "topk gives 2 results, not %u", x->n_out);
   x->out[0] = *x->in[0];
@@ -366,9 +366,9 @@ typedef struct { int64_t keep; zg_ints axes; } axes_attr;
 static zg_status axes_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const axes_attr *a = x->attr;
-  ZG_TRY(check_axes(x->op->name, &a->axes, x->in[0]));
+  ZG_TRY(check_axes(&a->axes, x->in[0]));
   if (!zg_dtype_is_float(x->in[0]->dtype))
-    return zg_error(ZG_INVALID, "%s: wants a float tensor, not %s", x->op->name, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "wants a float tensor, not %s", zg_type_text(x->in[0]));
   x->out[0] = reduced(x->in[0], &a->axes, a->keep);
   return NULL;
 }

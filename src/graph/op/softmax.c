@@ -7,7 +7,7 @@ static zg_status softmax_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const int64_t axis = ((const zg_axis_attr *)x->attr)->axis, rank = x->in[0]->rank;
   if (axis < -rank || axis >= rank || !zg_dtype_is_float(x->in[0]->dtype))
-    return zg_error(ZG_INVALID, "%s: wants a float tensor with axis %lld, got %s", x->op->name, (long long)axis, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "wants a float tensor with axis %lld, got %s", (long long)axis, zg_type_text(x->in[0]));
   return zg_infer_same(x);
 }
 

@@ -18,9 +18,9 @@ static void strided_copy(const zg_type *t, void *dense, void *strided, const int
 
 static zg_status check_rank(const zg_infer *x, const char *what, int64_t n, int64_t want) {
   if (n > ZG_MAX_RANK)
-    return zg_error(ZG_UNSUPPORTED, "%s: rank %lld is above the limit of %d", x->op->name, (long long)n, ZG_MAX_RANK);
+    return zg_error(ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)n, ZG_MAX_RANK);
   if (want >= 0 && n != want)
-    return zg_error(ZG_INVALID, "%s: %s has %lld entries for %s", x->op->name, what, (long long)n, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "%s has %lld entries for %s", what, (long long)n, zg_type_text(x->in[0]));
   return NULL;
 }
 
@@ -33,7 +33,7 @@ static zg_status reshape_infer(zg_infer *x) {
   bool negative = false;
   for (int64_t i = 0; i < a->dim.n; i++) negative |= a->dim.at[i] < 0;
   if (negative || zg_elems(&x->out[0]) != zg_elems(x->in[0]))
-    return zg_error(ZG_INVALID, "reshape: %s does not have the elements of %s", zg_type_text(x->in[0]), zg_type_text(&x->out[0]));
+    return zg_error(ZG_INVALID, "%s does not have the elements of %s", zg_type_text(x->in[0]), zg_type_text(&x->out[0]));
   return NULL;
 }
 
@@ -71,7 +71,7 @@ static zg_status expand_infer(zg_infer *x) {
     const int64_t to = a->dim.at[a->dim.n - t->rank + i];
     ok = t->dim[i] == to || (t->dim[i] == 1 && to >= 0);
   }
-  if (!ok) return zg_error(ZG_INVALID, "expand: %s does not broadcast to %s", zg_type_text(t), zg_type_text(&x->out[0]));
+  if (!ok) return zg_error(ZG_INVALID, "%s does not broadcast to %s", zg_type_text(t), zg_type_text(&x->out[0]));
   return NULL;
 }
 
@@ -108,7 +108,7 @@ static zg_status transpose_infer(zg_infer *x) {
   uint32_t seen = 0;
   for (int64_t i = 0; i < p->n; i++) {
     if (p->at[i] < 0 || p->at[i] >= p->n || (seen >> p->at[i] & 1))
-      return zg_error(ZG_INVALID, "transpose: perm is no permutation of the %lld dims of %s", (long long)p->n, zg_type_text(x->in[0]));
+      return zg_error(ZG_INVALID, "perm is no permutation of the %lld dims of %s", (long long)p->n, zg_type_text(x->in[0]));
     seen |= 1u << p->at[i];
     x->out[0].dim[i] = x->in[0]->dim[p->at[i]];
   }
@@ -164,7 +164,7 @@ static zg_status slice_infer(zg_infer *x) {
   x->out[0] = zg_type_make(t->dtype, t->rank, a->size.at);
   for (uint32_t d = 0; d < t->rank; d++)
     if (!inside(a->start.at[d], a->step.at[d], a->size.at[d], t->dim[d]))
-      return zg_error(ZG_INVALID, "slice: start %lld, step %lld, size %lld leave dim %u of %s", (long long)a->start.at[d],
+      return zg_error(ZG_INVALID, "start %lld, step %lld, size %lld leave dim %u of %s", (long long)a->start.at[d],
                       (long long)a->step.at[d], (long long)a->size.at[d], d, zg_type_text(t));
   return NULL;
 }
@@ -216,7 +216,7 @@ static zg_status unslice_infer(zg_infer *x) {
   x->out[0] = zg_type_make(t->dtype, t->rank, a->dim.at);
   for (uint32_t d = 0; d < t->rank; d++)
     if (a->dim.at[d] < 0 || !inside(a->start.at[d], a->step.at[d], t->dim[d], a->dim.at[d]))
-      return zg_error(ZG_INVALID, "unslice: dim %u of %s at start %lld, step %lld does not fit into %lld", d, zg_type_text(t),
+      return zg_error(ZG_INVALID, "dim %u of %s at start %lld, step %lld does not fit into %lld", d, zg_type_text(t),
                       (long long)a->start.at[d], (long long)a->step.at[d], (long long)a->dim.at[d]);
   return NULL;
 }
@@ -259,13 +259,13 @@ static zg_status concat_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, UINT32_MAX));
   const int64_t axis = ((const zg_axis_attr *)x->attr)->axis;
   const zg_type *t = x->in[0];
-  if (axis < 0 || axis >= t->rank) return zg_error(ZG_INVALID, "concat: axis %lld is outside %s", (long long)axis, zg_type_text(t));
+  if (axis < 0 || axis >= t->rank) return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(t));
   x->out[0] = *t;
   for (uint32_t i = 1; i < x->n_in; i++) {
     zg_type same = *x->in[i];
     if (same.rank == t->rank) same.dim[axis] = t->dim[axis];
     if (!zg_type_equal(&same, t))
-      return zg_error(ZG_INVALID, "concat: operand %u is %s, which does not fit %s along axis %lld", i, zg_type_text(x->in[i]),
+      return zg_error(ZG_INVALID, "operand %u is %s, which does not fit %s along axis %lld", i, zg_type_text(x->in[i]),
                       zg_type_text(t), (long long)axis);
     x->out[0].dim[axis] += x->in[i]->dim[axis];
   }
