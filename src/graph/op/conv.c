@@ -12,33 +12,31 @@ static const zg_attr_field conv_fields[] = {
 };
 
 // ---- shapes -----------------------------------------------------------------------------------------------
-static zg_status check_attr(const char *op, const zg_conv_attr *a, uint32_t rank) {
+static zg_status check_attr(const zg_conv_attr *a, uint32_t rank) {
   if (rank < 3 || rank > 5)
-    return zg_error(ZG_UNSUPPORTED, "%s: operands have rank %u, want 3 to 5 (1 to 3 spatial dims)", op, rank);
+    return zg_error(ZG_UNSUPPORTED, "operands have rank %u, want 3 to 5 (1 to 3 spatial dims)", rank);
   const int64_t r = (int64_t)rank - 2;
   if (a->strides.n != r || a->dilations.n != r || a->pads.n != 2 * r)
-    return zg_error(ZG_INVALID, "%s: %lld strides, %lld dilations, %lld pads for %lld spatial dims", op,
+    return zg_error(ZG_INVALID, "%lld strides, %lld dilations, %lld pads for %lld spatial dims",
                     (long long)a->strides.n, (long long)a->dilations.n, (long long)a->pads.n, (long long)r);
   for (int64_t i = 0; i < r; i++)
     if (a->strides.at[i] < 1 || a->dilations.at[i] < 1)
-      return zg_error(ZG_INVALID, "%s: strides and dilations must be positive", op);
+      return zg_error(ZG_INVALID, "strides and dilations must be positive");
   for (int64_t i = 0; i < 2 * r; i++)
-    if (a->pads.at[i] < 0) return zg_error(ZG_INVALID, "%s: pads must not be negative", op);
-  if (a->group < 1)
-    return zg_error(ZG_INVALID, "%s: group is %lld, want at least 1", op, (long long)a->group);
+    if (a->pads.at[i] < 0) return zg_error(ZG_INVALID, "pads must not be negative");
+  if (a->group < 1) return zg_error(ZG_INVALID, "group is %lld, want at least 1", (long long)a->group);
   return NULL;
 }
 
 // Type of conv(x, w); every rule that ties the three tensors together is here.
-static zg_status conv_type(const char *op, const zg_conv_attr *a, const zg_type *x, const zg_type *w,
-                           zg_type *y) {
-  ZG_TRY(check_attr(op, a, x->rank));
+static zg_status conv_type(const zg_conv_attr *a, const zg_type *x, const zg_type *w, zg_type *y) {
+  ZG_TRY(check_attr(a, x->rank));
   if (w->rank != x->rank || w->dtype != x->dtype || !zg_dtype_is_float(x->dtype))
-    return zg_error(ZG_INVALID, "%s: data %s and weight %s must be floats of one type and rank", op,
-                    zg_type_text(x), zg_type_text(w));
+    return zg_error(ZG_INVALID, "data %s and weight %s must be floats of one type and rank", zg_type_text(x),
+                    zg_type_text(w));
   if (x->dim[1] != w->dim[1] * a->group || w->dim[0] % a->group)
-    return zg_error(ZG_INVALID, "%s: data %s and weight %s do not fit with %lld groups (channels, filters)",
-                    op, zg_type_text(x), zg_type_text(w), (long long)a->group);
+    return zg_error(ZG_INVALID, "data %s and weight %s do not fit with %lld groups (channels, filters)",
+                    zg_type_text(x), zg_type_text(w), (long long)a->group);
   const int64_t r = (int64_t)x->rank - 2;
   *y = *x;
   y->dim[1] = w->dim[0];
@@ -46,8 +44,7 @@ static zg_status conv_type(const char *op, const zg_conv_attr *a, const zg_type 
     const int64_t span = (w->dim[2 + i] - 1) * a->dilations.at[i] + 1;
     const int64_t room = x->dim[2 + i] + a->pads.at[i] + a->pads.at[r + i];
     if (w->dim[2 + i] < 1 || room < span)
-      return zg_error(ZG_INVALID,
-                      "%s: kernel of %s does not fit into %s with its padding on spatial axis %lld", op,
+      return zg_error(ZG_INVALID, "kernel of %s does not fit into %s with its padding on spatial axis %lld",
                       zg_type_text(w), zg_type_text(x), (long long)i);
     y->dim[2 + i] = (room - span) / a->strides.at[i] + 1;
   }
@@ -58,41 +55,41 @@ static zg_status infer_conv(zg_infer *in) {
   ZG_TRY(zg_infer_arity(in, 2, 3));
   const zg_conv_attr *a = in->attr;
   const bool bias = in->n_in > 2 && in->in[2];
-  ZG_TRY(conv_type("conv", a, in->in[0], in->in[1], in->out));
+  ZG_TRY(conv_type(a, in->in[0], in->in[1], in->out));
   if (bias &&
       (in->in[2]->rank != 1 || in->in[2]->dim[0] != in->out->dim[1] || in->in[2]->dtype != in->out->dtype))
-    return zg_error(ZG_INVALID, "conv: bias is %s, want one element for each of the %lld filters of %s",
+    return zg_error(ZG_INVALID, "bias is %s, want one element for each of the %lld filters of %s",
                     zg_type_text(in->in[2]), (long long)in->out->dim[1], zg_type_text(in->in[1]));
   return NULL;
 }
 
-static zg_status dim_type(const char *op, const zg_conv_attr *a, const zg_type *like, zg_type *out) {
+static zg_status dim_type(const zg_conv_attr *a, const zg_type *like, zg_type *out) {
   if (a->dim.n != like->rank)
-    return zg_error(ZG_INVALID, "%s: dim has %lld entries, want %u", op, (long long)a->dim.n, like->rank);
+    return zg_error(ZG_INVALID, "dim has %lld entries, want %u", (long long)a->dim.n, like->rank);
   *out = zg_type_make(like->dtype, like->rank, a->dim.at);
   return NULL;
 }
 
-static zg_status want_same(const char *op, const zg_type *got, const zg_type *want) {
+static zg_status want_same(const zg_type *got, const zg_type *want) {
   if (zg_type_equal(got, want)) return NULL;
-  return zg_error(ZG_INVALID, "%s: dy is %s, but the convolution gives %s", op, zg_type_text(got),
+  return zg_error(ZG_INVALID, "dy is %s, but the convolution gives %s", zg_type_text(got),
                   zg_type_text(want));
 }
 
 static zg_status infer_grad_x(zg_infer *in) {
   ZG_TRY(zg_infer_arity(in, 2, 2));
   zg_type y;
-  ZG_TRY(dim_type("conv_grad_x", in->attr, in->in[0], in->out));
-  ZG_TRY(conv_type("conv_grad_x", in->attr, in->out, in->in[1], &y));
-  return want_same("conv_grad_x", in->in[0], &y);
+  ZG_TRY(dim_type(in->attr, in->in[0], in->out));
+  ZG_TRY(conv_type(in->attr, in->out, in->in[1], &y));
+  return want_same(in->in[0], &y);
 }
 
 static zg_status infer_grad_w(zg_infer *in) {
   ZG_TRY(zg_infer_arity(in, 2, 2));
   zg_type y;
-  ZG_TRY(dim_type("conv_grad_w", in->attr, in->in[0], in->out));
-  ZG_TRY(conv_type("conv_grad_w", in->attr, in->in[0], in->out, &y));
-  return want_same("conv_grad_w", in->in[1], &y);
+  ZG_TRY(dim_type(in->attr, in->in[0], in->out));
+  ZG_TRY(conv_type(in->attr, in->in[0], in->out, &y));
+  return want_same(in->in[1], &y);
 }
 
 // ---- evaluation -------------------------------------------------------------------------------------------
@@ -205,7 +202,7 @@ static zg_val emit_adjoint(zg_builder *b, const zg_op *op, const zg_conv_attr *a
                            zg_val like) {
   const zg_type t = *zg_b_type(b, like);
   zg_conv_attr c = *a;
-  c.dim = zg__ints(t.dim, t.rank);
+  c.dim = zg__array(t.dim, t.rank);
   const zg_val in[] = {p, q};
   return zg_emit1(b, op, &c, in, 2);
 }
@@ -388,9 +385,9 @@ zg_status zg__window_auto_pad(const zg_onnx_node *n, const zg_type *x, zg__windo
 
 // ---- import: Conv, ConvTranspose --------------------------------------------------------------------------
 static zg_conv_attr window_attr(const zg__window *w, int64_t group) {
-  return (zg_conv_attr){.strides = zg__ints(w->strides, w->rank),
-                        .pads = zg__ints(w->pads, 2 * w->rank),
-                        .dilations = zg__ints(w->dilations, w->rank),
+  return (zg_conv_attr){.strides = zg__array(w->strides, w->rank),
+                        .pads = zg__array(w->pads, 2 * w->rank),
+                        .dilations = zg__array(w->dilations, w->rank),
                         .group = group};
 }
 
@@ -470,7 +467,7 @@ static zg_status import_conv_transpose(zg_onnx_node *n) {
   ZG_TRY(transpose_dims(n, &xt, &win, dim + 2));
   x = extend_windows(n->b, x, &win, dim + 2);
   zg_conv_attr a = window_attr(&win, zg_onnx_int(n, "group", 1));
-  a.dim = zg__ints(dim, xt.rank);
+  a.dim = zg__array(dim, xt.rank);
   const zg_val in[] = {x, zg_onnx_in(n, 1)};
   zg_val y = zg_emit1(n->b, &zg_op_conv_grad_x, &a, in, 2);
   if (zg_is(zg_onnx_in(n, 2))) {

@@ -295,11 +295,11 @@ static zg_status import_col2im(zg_onnx_node *n) {
   const zg_type wt = zg_type_make(ZG_F64, (uint32_t)R + 2, w);
   double *one_hot = ZG_NEW_N(zg_builder_arena(b), double, C *K *K + 1);
   for (int64_t i = 0; i < C * K; i++) one_hot[i * K + i % K] = 1;
-  const zg_conv_attr a = {.strides = zg__ints(strides, R),
-                          .pads = zg__ints(pads, 2 * R),
-                          .dilations = zg__ints(dilations, R),
+  const zg_conv_attr a = {.strides = zg__array(strides, R),
+                          .pads = zg__array(pads, 2 * R),
+                          .dilations = zg__array(dilations, R),
                           .group = C,
-                          .dim = zg__ints(dim, R + 2)};
+                          .dim = zg__array(dim, R + 2)};
   const zg_val in[] = {zg_b_reshape(b, zg_onnx_in(n, 0), dy, R + 2),
                        zg_b_cast(b, zg_b_const_data(b, &wt, one_hot), t.dtype)};
   n->out[0] = zg_emit1(b, &zg_op_conv_grad_x, &a, in, 2);

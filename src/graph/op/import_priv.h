@@ -18,7 +18,7 @@ static inline int64_t zg__window_span(const zg__window *w, int64_t axis) {
 }
 
 // Integers of an array on the caller's stack, for an attribute that the builder copies.
-static inline zg_ints zg__ints(const int64_t *at, int64_t n) { return (zg_ints){n, at}; }
+static inline zg_ints zg__array(const int64_t *at, int64_t n) { return (zg_ints){n, at}; }
 
 // Operand i as doubles known now; *out is in the builder's arena. Omitted or empty operand: *n_out = 0. Fails naming node
 // and operand if it depends on data.

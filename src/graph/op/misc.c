@@ -107,18 +107,6 @@ static zg_status import_unique(zg_onnx_node *n) {
 }
 
 // ---- com.microsoft ----------------------------------------------------------------------------------------
-static zg_status import_fused_matmul(zg_onnx_node *n) {
-  if (zg_onnx_int(n, "transBatchA", 0) || zg_onnx_int(n, "transBatchB", 0))
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "transBatchA and transBatchB are not supported");
-  ZG_TRY(want_operand(n, 0, 2));
-  ZG_TRY(want_operand(n, 1, 2));
-  const zg_val y = zg_b_matmul(n->b, zg_onnx_in(n, 0), zg_onnx_in(n, 1), zg_onnx_int(n, "transA", 0),
-                               zg_onnx_int(n, "transB", 0));
-  const double alpha = zg_onnx_float(n, "alpha", 1);
-  n->out[0] = alpha == 1 ? y : zg_mul_k(n->b, y, alpha);
-  return NULL;
-}
-
 // Gemm with an activation by name.
 static zg_status import_fused_gemm(zg_onnx_node *n) {
   zg_builder *b = n->b;
@@ -138,32 +126,6 @@ static zg_status import_fused_gemm(zg_onnx_node *n) {
   n->out[0] = y;
   if (*name && !zg__activation(b, name, a, bb, y, &n->out[0]))
     return zg_onnx_error(n, ZG_UNSUPPORTED, "activation \"%s\" is not known", name);
-  return NULL;
-}
-
-// Layer or RMS norm over the last dim of input + skip + bias. Outputs: y, mean, 1/sd, the sum.
-static zg_status import_skip_norm(zg_onnx_node *n) {
-  zg_builder *b = n->b;
-  const bool rms = !strcmp(n->op_type, "SkipSimplifiedLayerNormalization");
-  ZG_TRY(want_operand(n, 0, 1));
-  ZG_TRY(want_operand(n, 1, 1));
-  ZG_TRY(want_operand(n, 2, 1));
-  const zg_val beta = rms ? (zg_val){0} : zg_onnx_in(n, 3), bias = zg_onnx_in(n, rms ? 3 : 4);
-  zg_val x = zg_add(b, zg_onnx_in(n, 0), zg_onnx_in(n, 1));
-  if (zg_is(bias)) x = zg_add(b, x, bias);
-  const int64_t last[] = {-1};
-  zg_val mean = {0}, c = x;
-  if (!rms) {
-    mean = zg_b_mean(b, x, last, 1, true);
-    c = zg_sub(b, x, mean);
-  }
-  const zg_val var = zg_b_mean(b, zg_mul(b, c, c), last, 1, true);
-  const zg_val inv =
-      zg_b_map1(b, ZG_S_RSQRT, zg_add_k(b, var, zg_onnx_float(n, "epsilon", rms ? 1e-6 : 1e-12)));
-  zg_val y = zg_mul(b, zg_mul(b, c, inv), zg_onnx_in(n, 2));
-  if (zg_is(beta)) y = zg_add(b, y, beta);
-  const zg_val out[] = {y, mean, inv, x};
-  for (uint32_t i = 0; i < n->n_out && i < 4; i++) n->out[i] = out[i];
   return NULL;
 }
 
@@ -286,10 +248,7 @@ static zg_status import_feature_vectorizer(zg_onnx_node *n) {
 static const zg_onnx_row rows[] = {
     {"ReverseSequence", "", 10, 0, import_reverse_sequence, NULL, 0},
     {"Unique", "", 11, 0, import_unique, NULL, 0},
-    {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3},
     {"FusedGemm", "com.microsoft", 1, 0, import_fused_gemm, NULL, 7},
-    {"SkipLayerNormalization", "com.microsoft", 1, 0, import_skip_norm, NULL, 0x1c},
-    {"SkipSimplifiedLayerNormalization", "com.microsoft", 1, 0, import_skip_norm, NULL, 0x0c},
     {"ArrayFeatureExtractor", "ai.onnx.ml", 1, 0, import_array_feature_extractor, NULL, 0},
     {"Scaler", "ai.onnx.ml", 1, 0, import_scaler, NULL, 0},
     {"Normalizer", "ai.onnx.ml", 1, 0, import_normalizer, NULL, 0},

@@ -12,34 +12,30 @@ static const zg_attr_field pool_fields[] = {
 };
 
 // ---- shapes -----------------------------------------------------------------------------------------------
-static zg_status pool_type(const char *op, const zg_pool_attr *a, const zg_type *x, zg_type *y) {
+static zg_status pool_type(const zg_pool_attr *a, const zg_type *x, zg_type *y) {
   if (x->rank < 3 || x->rank > 5)
-    return zg_error(ZG_UNSUPPORTED, "%s: data is %s, want rank 3 to 5 (1 to 3 spatial dims)", op,
-                    zg_type_text(x));
+    return zg_error(ZG_UNSUPPORTED, "data is %s, want rank 3 to 5 (1 to 3 spatial dims)", zg_type_text(x));
   const int64_t r = (int64_t)x->rank - 2;
   if (a->kernel.n != r || a->strides.n != r || a->dilations.n != r || a->pads.n != 2 * r || a->dim.n != r)
     return zg_error(ZG_INVALID,
-                    "%s: kernel, strides, dilations, dim need %lld entries and pads %lld, for data %s", op,
+                    "kernel, strides, dilations, dim need %lld entries and pads %lld, for data %s",
                     (long long)r, (long long)(2 * r), zg_type_text(x));
-  if (a->kind < ZG_POOL_MAX || a->kind > ZG_POOL_AVG_PAD) return zg_error(ZG_INVALID, "%s: no such kind", op);
+  if (a->kind < ZG_POOL_MAX || a->kind > ZG_POOL_AVG_PAD) return zg_error(ZG_INVALID, "no such kind");
   if (a->kind != ZG_POOL_MAX && !zg_dtype_is_float(x->dtype))
-    return zg_error(ZG_INVALID, "%s: the average of %s is not defined, want a float type", op,
-                    zg_type_text(x));
+    return zg_error(ZG_INVALID, "the average of %s is not defined, want a float type", zg_type_text(x));
   *y = *x;
   for (int64_t i = 0; i < r; i++) {
     if (a->strides.at[i] < 1 || a->dilations.at[i] < 1 || a->kernel.at[i] < 1 || a->pads.at[i] < 0 ||
         a->pads.at[r + i] < 0)
-      return zg_error(ZG_INVALID, "%s: kernel, strides and dilations must be positive, pads not negative",
-                      op);
+      return zg_error(ZG_INVALID, "kernel, strides and dilations must be positive, pads not negative");
     const int64_t room =
         x->dim[2 + i] + a->pads.at[i] + a->pads.at[r + i] - (a->kernel.at[i] - 1) * a->dilations.at[i] - 1;
     if (room < 0)
-      return zg_error(ZG_INVALID,
-                      "%s: window of %lld does not fit into %s with its padding on spatial axis %lld", op,
+      return zg_error(ZG_INVALID, "window of %lld does not fit into %s with its padding on spatial axis %lld",
                       (long long)a->kernel.at[i], zg_type_text(x), (long long)i);
     y->dim[2 + i] = room / a->strides.at[i] + 1;
     if (y->dim[2 + i] != a->dim.at[i])
-      return zg_error(ZG_INVALID, "%s: dim says %lld on spatial axis %lld, the windows are %lld", op,
+      return zg_error(ZG_INVALID, "dim says %lld on spatial axis %lld, the windows are %lld",
                       (long long)a->dim.at[i], (long long)i, (long long)y->dim[2 + i]);
   }
   return NULL;
@@ -47,13 +43,13 @@ static zg_status pool_type(const char *op, const zg_pool_attr *a, const zg_type 
 
 static zg_status infer_pool(zg_infer *in) {
   ZG_TRY(zg_infer_arity(in, 1, 1));
-  return pool_type("pool", in->attr, in->in[0], in->out);
+  return pool_type(in->attr, in->in[0], in->out);
 }
 
 static zg_status infer_pool_grad(zg_infer *in) {
   ZG_TRY(zg_infer_arity(in, 2, 2));
   zg_type y;
-  ZG_TRY(pool_type("pool_grad", in->attr, in->in[0], &y));
+  ZG_TRY(pool_type(in->attr, in->in[0], &y));
   if (!zg_type_equal(&y, in->in[1]))
     return zg_error(ZG_INVALID, "pool_grad: dy is %s, but pooling %s gives %s", zg_type_text(in->in[1]),
                     zg_type_text(in->in[0]), zg_type_text(&y));
@@ -332,11 +328,11 @@ static zg_status read_shape(const zg_onnx_node *n, const zg_type *x, pool_shape 
 static zg_pool_attr shape_attr(const pool_shape *s, zg_pool_kind kind) {
   const int64_t r = s->w.rank;
   return (zg_pool_attr){.kind = kind,
-                        .kernel = zg__ints(s->w.kernel, r),
-                        .strides = zg__ints(s->w.strides, r),
-                        .pads = zg__ints(s->pads, 2 * r),
-                        .dilations = zg__ints(s->w.dilations, r),
-                        .dim = zg__ints(s->dim, r)};
+                        .kernel = zg__array(s->w.kernel, r),
+                        .strides = zg__array(s->w.strides, r),
+                        .pads = zg__array(s->pads, 2 * r),
+                        .dilations = zg__array(s->w.dilations, r),
+                        .dim = zg__array(s->dim, r)};
 }
 
 // Position of each element of x as MaxPool's Indices count it: in the whole tensor, the spatial part in row-
