@@ -166,6 +166,10 @@ zg_status zg_data_open(const zg_data_options *options, zg_data **out) {
   ZG_TRY_OUT(d->format->open(d));
   if (!d->n_samples && d->format != &zg__data_random)
     ZG_TRY_OUT(zg_error(ZG_INVALID, "%s: no samples in it", o->path));
+  uint64_t all_ranks = zg_data_step_samples(d) * (uint64_t)o->world;
+  if (d->n_samples && d->n_samples < all_ranks)
+    zg_warn("%s: %llu samples are fewer than the %llu of one batch of all ranks; some come twice in it", o->path,
+            (unsigned long long)d->n_samples, (unsigned long long)all_ranks);
   *out = d;
   return NULL;
 out:

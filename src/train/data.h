@@ -64,7 +64,8 @@ uint64_t zg_data_n_samples(const zg_data *d);                // of one epoch, al
 // the number of ranks per micro-step.
 uint64_t zg_data_step_samples(const zg_data *d);
 uint64_t zg_data_epoch(const zg_data *d, uint64_t consumed); // the epoch that position is in; 0 when endless
-// Micro-steps of all ranks in `epochs` epochs, rounded down; 0 when endless.
+// Micro-steps of all ranks in `epochs` epochs, rounded down (0 when there are fewer samples than one batch of all ranks, which
+// is warned of at open: the stream then wraps inside a batch); 0 when endless.
 uint64_t zg_data_steps_in(const zg_data *d, double epochs);
 
 // Where one array of a batch goes: `data` has room for zg_data_type's elements in `dtype`.

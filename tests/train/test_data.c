@@ -296,8 +296,50 @@ START_TEST(random_batches) {
 }
 END_TEST
 
+static void fuzz_one(const char *path, zg_data_options o) {
+  zg_data *d;
+  uint32_t out[4096];
+  o.path = path;
+  o.batch_size = 2;
+  o.seq_len = 3;
+  zg_status st = zg_data_open(&o, &d);
+  for (size_t a = 0; !st && a < zg_data_n_arrays(d); a++)
+    for (uint64_t i = 0; i < 20 && zg_elems(zg_data_type(d, a)) <= 4096; i++)
+      zg_status_free(zg_data_batch(d, i * 7, &(zg_data_dst){ a, ZG_F32, out }, 1));
+  if (!st) zg_data_close(d);
+  zg_status_free(st);
+}
+
+// Cut and changed files of every format: a batch or a status, never a crash.
+START_TEST(hostile_files) {
+  static const struct { const char *name, *format, *bytes; size_t given, n; } files[] = {
+    { "f-images-idx3-ubyte", "idx", "\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x02" "abcdefgh", 24, 24 },
+    { "f.csv", "csv", "a,\"b\",y\n1,2,3\n4,\"5\",6\n-1e3,2,0\n", 31, 31 },
+    { "f.bin", "tokens", "\x88\xd8\x34\x01" "\1\0\0\0\4\0\0\0", 12, 1032 },
+    { "f.txt", "text", "some words to read", 18, 18 },
+  };
+  uint32_t key[2] = { 9, 9 }, r[4];
+  quiet(true);
+  for (size_t k = 0; k < ZG_COUNT(files); k++) {
+    uint8_t bytes[1100] = { 0 };
+    const char *path = scratch(files[k].name);
+    memcpy(bytes, files[k].bytes, files[k].given);
+    for (uint32_t i = 0; i < 600; i++) {
+      zg_philox((uint32_t[4]){ i, (uint32_t)k }, key, r);
+      size_t at = r[1] % files[k].given;
+      uint8_t old = bytes[at];
+      if (i % 2) bytes[at] = (uint8_t)r[2];
+      write_file(path, bytes, i % 3 ? files[k].n : r[0] % (files[k].n + 1));
+      fuzz_one(path, (zg_data_options){ .format = i % 5 ? files[k].format : NULL, .shuffle = i % 4 == 1 });
+      bytes[at] = old;
+    }
+  }
+  quiet(false);
+}
+END_TEST
+
 int main(void) {
-  const TTest *tests[] = { permutation, stream_and_ranks, text_windows, token_files, batches_of_an_npz, numpy_samples, mnist,
+  const TTest *tests[] = { hostile_files, permutation, stream_and_ranks, text_windows, token_files, batches_of_an_npz, numpy_samples, mnist,
                            csv, random_batches };
   return run_tests("data", tests, ZG_COUNT(tests));
 }
