@@ -3,6 +3,7 @@
 
 extern const zg_family zg_family_leaf;
 extern const zg_family zg_family_map;
+extern const zg_family zg_family_map_import;
 extern const zg_family zg_family_reduce;
 extern const zg_family zg_family_matmul;
 extern const zg_family zg_family_view;
@@ -25,6 +26,7 @@ extern const zg_family zg_family_misc;
 const zg_family *const zg_families[] = {
     &zg_family_leaf,
     &zg_family_map,
+    &zg_family_map_import,
     &zg_family_reduce,
     &zg_family_matmul,
     &zg_family_view,
