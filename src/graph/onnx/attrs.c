@@ -108,7 +108,7 @@ zg_val zg_onnx_tensor(const zg_onnx_node *n, const char *attr) {
     zg_builder_fail(n->b, zg_status_prefix(s, "attribute \"%s\": ", attr));
     return (zg_val){0};
   }
-  zg_val v = zg_b_const_data(n->b, &t.type, t.data);
+  zg_val v = zg__const(n->b, &t.type, t.data);
   if (owned) zg_free_big(owned, n_owned);
   return v;
 }

@@ -22,8 +22,9 @@ const char *zg_onnx_producer(const zg_onnx_model *m);
 typedef struct { const char *name; zg_type type; bool external, is_constant_node; } zg_onnx_tensor_info;
 uint32_t zg_onnx_n_tensors(const zg_onnx_model *m);
 const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i);
-// Bytes of a tensor, row-major, little-endian. Borrowed: points into the mapped file where the file's layout allows (raw or
-// external data), else into a buffer that the model keeps. Fails naming tensor and file if too short or absent.
+// Bytes of a tensor, row-major, little-endian. Borrowed: points into the mapped file (raw or external data; the address need
+// not be aligned for the type: copy it, do not dereference), else into a buffer that the model keeps. Fails naming tensor and
+// file if too short or absent.
 zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out);
 
 typedef struct { const char *symbol; int64_t value; } zg_dim_binding;

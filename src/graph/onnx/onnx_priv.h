@@ -142,6 +142,7 @@ void zg__scope_fini(zg__scope *s);
 void zg__bind(zg__scope *s, const char *name, zg__binding x);
 static inline zg__binding zg__of_val(zg_val v) { return (zg__binding){.kind = zg_is(v) ? ZG__VALUE : ZG__NOTHING, .val = v}; }
 bool zg__lookup(const zg__scope *s, const char *name, zg__binding *out);
+zg_val zg__const(zg_builder *b, const zg_type *t, const void *bytes);
 zg_status zg__as_value(zg__import *im, zg__binding *x);                                  // TENSOR becomes VALUE
 int64_t zg__find_function(const zg__import *im, const Onnx__NodeProto *n);                // model-local function; -1: none
 // Nodes that `wanted` needs, in an order that can be executed. out: indices, in im->mem.

@@ -2,43 +2,54 @@
 // as far as that is topological (some writers do not sort). Depth-first with an explicit stack: chains of any length work.
 #include "graph/onnx/onnx_priv.h"
 
-static void add_graph_reads(const Onnx__GraphProto *g, zg_map *names) {
-  for (size_t i = 0; i < g->n_node; i++) zg__add_reads(g->node[i], names);
-  for (size_t i = 0; i < g->n_output; i++) zg_map_put(names, zg__str(g->output[i]->name), 0);
+// Names that a subgraph defines itself hide outer ones (the standard forbids it, files do it).
+typedef struct defined { zg_map names; const struct defined *outer; } defined;
+typedef void read_fn(void *user, const char *name);
+
+static bool is_defined(const defined *d, const char *name) {
+  for (; d; d = d->outer)
+    if (zg_map_get(&d->names, name, NULL)) return true;
+  return false;
 }
 
-// Names that a subgraph defines itself are added too: the standard forbids that they hide an outer one.
-void zg__add_reads(const Onnx__NodeProto *n, zg_map *names) {
-  for (size_t i = 0; i < n->n_input; i++)
-    if (*zg__str(n->input[i])) zg_map_put(names, n->input[i], 0);
-  for (size_t i = 0; i < n->n_attribute; i++)
-    if (n->attribute[i]->g) add_graph_reads(n->attribute[i]->g, names);
+static void each_read(const Onnx__NodeProto *n, const defined *inner, read_fn *fn, void *user);
+
+static void each_graph_read(const Onnx__GraphProto *g, const defined *outer, read_fn *fn, void *user) {
+  defined d = {.outer = outer};
+  for (size_t i = 0; i < g->n_input; i++) zg_map_put(&d.names, zg__str(g->input[i]->name), 0);
+  for (size_t i = 0; i < g->n_initializer; i++) zg_map_put(&d.names, zg__str(g->initializer[i]->name), 0);
+  for (size_t i = 0; i < g->n_node; i++)
+    for (size_t k = 0; k < g->node[i]->n_output; k++) zg_map_put(&d.names, zg__str(g->node[i]->output[k]), 0);
+  for (size_t i = 0; i < g->n_node; i++) each_read(g->node[i], &d, fn, user);
+  for (size_t i = 0; i < g->n_output; i++)
+    if (!is_defined(&d, zg__str(g->output[i]->name))) fn(user, zg__str(g->output[i]->name));
+  zg_map_fini(&d.names);
 }
+
+// Calls fn for every name from outside that the node reads, through its subgraphs too.
+static void each_read(const Onnx__NodeProto *n, const defined *inner, read_fn *fn, void *user) {
+  for (size_t i = 0; i < n->n_input; i++)
+    if (*zg__str(n->input[i]) && !is_defined(inner, n->input[i])) fn(user, n->input[i]);
+  for (size_t i = 0; i < n->n_attribute; i++)
+    if (n->attribute[i]->g) each_graph_read(n->attribute[i]->g, inner, fn, user);
+}
+
+static void put_name(void *user, const char *name) { zg_map_put(user, name, 0); }
+
+void zg__add_reads(const Onnx__NodeProto *n, zg_map *names) { each_read(n, NULL, put_name, names); }
 
 typedef ZG_VEC(uint32_t) ids;
 typedef struct {
   Onnx__NodeProto *const *nodes;
   zg_map makers;    // name -> node
   ids *deps;        // one a node: the nodes whose results it reads
+  uint32_t node;    // whose reads are being collected
 } graph;
 
-static void add_dep(graph *g, uint32_t node, const char *name) {
+static void add_dep(void *user, const char *name) {
+  graph *g = user;
   uint64_t maker;
-  if (zg_map_get(&g->makers, name, &maker)) zg_vec_push(&g->deps[node], (uint32_t)maker);
-}
-
-static void graph_deps(graph *g, uint32_t node, const Onnx__GraphProto *sub);
-
-static void node_deps(graph *g, uint32_t node, const Onnx__NodeProto *n) {
-  for (size_t i = 0; i < n->n_input; i++)
-    if (*zg__str(n->input[i])) add_dep(g, node, n->input[i]);
-  for (size_t i = 0; i < n->n_attribute; i++)
-    if (n->attribute[i]->g) graph_deps(g, node, n->attribute[i]->g);
-}
-
-static void graph_deps(graph *g, uint32_t node, const Onnx__GraphProto *sub) {
-  for (size_t i = 0; i < sub->n_node; i++) node_deps(g, node, sub->node[i]);
-  for (size_t i = 0; i < sub->n_output; i++) add_dep(g, node, zg__str(sub->output[i]->name));
+  if (zg_map_get(&g->makers, name, &maker)) zg_vec_push(&g->deps[g->node], (uint32_t)maker);
 }
 
 static zg_status find_makers(graph *g, uint32_t n) {
@@ -105,7 +116,7 @@ zg_status zg__order(zg__import *im, Onnx__NodeProto *const *nodes, size_t n, con
   *out = ZG_NEW_N(&im->mem, uint32_t, n + 1);
   *n_out = 0;
   ZG_TRY_OUT(find_makers(&g, (uint32_t)n));
-  for (uint32_t i = 0; i < n; i++) node_deps(&g, i, nodes[i]);
+  for (g.node = 0; g.node < n; g.node++) each_read(nodes[g.node], NULL, add_dep, &g);
   mark_live(&g, live, wanted, n_wanted);
   for (uint32_t i = 0; i < n; i++)
     if (live[i] && !state[i]) ZG_TRY_OUT(place(&g, i, state, next_dep, *out, n_out));

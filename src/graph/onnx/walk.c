@@ -44,13 +44,23 @@ zg_status zg__builder_error(zg__import *im) {
 }
 
 // ---- tensors ----------------------------------------------------------------------------------------------------------
+// A constant from bytes of the file, which lie at any address.
+zg_val zg__const(zg_builder *b, const zg_type *t, const void *bytes) {
+  if ((uintptr_t)bytes % zg_dtype_bytes(t->dtype) == 0) return zg_b_const_data(b, t, bytes);
+  void *aligned = zg_alloc(zg_type_bytes(t) + 1);
+  memcpy(aligned, bytes, zg_type_bytes(t));
+  zg_val v = zg_b_const_data(b, t, aligned);
+  zg_free(aligned);
+  return v;
+}
+
 static zg_status read_tensor(zg__import *im, uint32_t i, zg_val *out) {
   zg__tensor *t = &im->m->tensors.at[i];
   const zg__decision *d = &im->decisions[i];
   if (d->is_const) {
     const void *bytes;
     ZG_TRY(zg_onnx_tensor_bytes(im->m, i, &bytes));
-    *out = zg_b_const_data(im->b, &t->info.type, bytes);
+    *out = zg__const(im->b, &t->info.type, bytes);
     return NULL;
   }
   *out = zg_b_param(im->b, &(zg_param_attr){.name = t->info.name, .type = t->info.type, .role = d->role,
@@ -84,7 +94,7 @@ static zg_status bind_tensor(zg__import *im, const Onnx__TensorProto *t, const c
   void *owned;
   uint64_t n_owned;
   ZG_TRY(zg__tensor_data(im->m, t, name, &data, &owned, &n_owned));
-  *out = zg__of_val(zg_b_const_data(im->b, &data.type, data.data));
+  *out = zg__of_val(zg__const(im->b, &data.type, data.data));
   if (owned) zg_free_big(owned, n_owned);
   return NULL;
 }

@@ -1,0 +1,130 @@
+// Export: what is replaced changes, all else stays as it was; external data both ways.
+#include "graph/onnx/export_priv.h"
+#include "onnx_test.h"
+
+START_TEST(unchanged_is_identical) {
+  static const char *const files[] = {"functions", "if_folded", "sparse", "typed", "careless"};
+  for (size_t i = 0; i < ZG_COUNT(zoo) + ZG_COUNT(files); i++) {
+    const char *from = i < ZG_COUNT(zoo) ? zoo_file(zoo[i], "model.onnx") : fixture(files[i - ZG_COUNT(zoo)], ".onnx");
+    const char *to = scratch("same.onnx");
+    zg_onnx_model *m;
+    zg_str a = {0}, b = {0};
+    ok(zg_onnx_load(from, &m));
+    ok(zg_onnx_export(m, NULL, 0, to));
+    ok(zg_file_read(from, &a));
+    ok(zg_file_read(to, &b));
+    ck_assert_msg(a.n == b.n && !memcmp(a.at, b.at, a.n), "%s changed", from);
+    zg_str_fini(&a);
+    zg_str_fini(&b);
+    zg_onnx_free(m);
+  }
+}
+END_TEST
+
+// New bytes for every second tensor: a pattern that depends on the tensor's index.
+static void *pattern(const zg_onnx_tensor_info *t, uint32_t i) {
+  uint64_t n = zg_type_bytes(&t->type);
+  uint8_t *p = zg_alloc(n + 1);
+  for (uint64_t k = 0; k < n; k++) p[k] = (uint8_t)(k * 7 + i + 1);
+  return p;
+}
+
+// Exports with patterns, loads again and compares every tensor with what it must be.
+static void round_trip(const char *from, const char *to, uint64_t limit, bool want_external) {
+  zg_onnx_model *m, *again;
+  ok(zg_onnx_load(from, &m));
+  uint32_t n = zg_onnx_n_tensors(m), n_new = 0;
+  zg_onnx_replacement *r = zg_alloc((n + 1) * sizeof *r);
+  for (uint32_t i = 0; i < n; i += 2)
+    if (zg_dtype_is_float(zg_onnx_tensor_at(m, i)->type.dtype)) r[n_new++] = (zg_onnx_replacement){i, pattern(zg_onnx_tensor_at(m, i), i)};
+  ok(zg__onnx_export(m, r, n_new, to, limit));
+  ok(zg_onnx_load(to, &again));
+  ck_assert_uint_eq(zg_onnx_n_tensors(again), n);
+  bool external = false;
+  for (uint32_t i = 0, k = 0; i < n; i++) {
+    const zg_onnx_tensor_info *t = zg_onnx_tensor_at(m, i), *u = zg_onnx_tensor_at(again, i);
+    const void *a, *b;
+    ck_assert_str_eq(t->name, u->name);
+    ck_assert(zg_type_equal(&t->type, &u->type));
+    if (k < n_new && r[k].source == i) a = r[k++].data;
+    else ok(zg_onnx_tensor_bytes(m, i, &a));
+    ok(zg_onnx_tensor_bytes(again, i, &b));
+    ck_assert_msg(!memcmp(a, b, zg_type_bytes(&t->type)), "%s: %s differs", from, t->name);
+    external |= u->external;
+  }
+  ck_assert(external == want_external);
+  for (uint32_t k = 0; k < n_new; k++) zg_free((void *)(uintptr_t)r[k].data);
+  zg_free(r);
+  zg_onnx_free(again);
+  zg_onnx_free(m);
+}
+
+START_TEST(replaced) {
+  for (size_t i = 0; i < ZG_COUNT(zoo); i++) round_trip(zoo_file(zoo[i], "model.onnx"), scratch("new.onnx"), UINT64_MAX, false);
+  round_trip(fixture("typed", ".onnx"), scratch("new.onnx"), UINT64_MAX, false);
+  round_trip(fixture("parameters", ".onnx"), scratch("new.onnx"), UINT64_MAX, false);
+}
+END_TEST
+
+START_TEST(to_external_and_back) {
+  const char *model = scratch("big.onnx"), *data = scratch("big.onnx.data");
+  round_trip(zoo_file("nanogpt_tiny", "model.onnx"), model, 1000, true);
+  ck_assert(zg_file_exists(data));
+  round_trip(model, scratch("bigger.onnx"), 1000, true);
+  round_trip(model, scratch("small.onnx"), UINT64_MAX, false);
+  round_trip(model, model, 1000, true);   // onto itself, while it is mapped
+  round_trip(fixture("external", ".onnx"), scratch("inside.onnx"), UINT64_MAX, false);
+}
+END_TEST
+
+START_TEST(sparse_becomes_dense) {
+  zg_onnx_model *m;
+  const void *b;
+  float w[12];
+  const char *to = scratch("dense.onnx");
+  for (int i = 0; i < 12; i++) w[i] = (float)i;
+  ok(zg_onnx_load(fixture("sparse", ".onnx"), &m));
+  ck_assert_str_eq(zg_onnx_tensor_at(m, 0)->name, "w");
+  ok(zg_onnx_export(m, &(zg_onnx_replacement){0, w}, 1, to));
+  zg_onnx_free(m);
+  ok(zg_onnx_load(to, &m));
+  ck_assert_str_eq(zg_onnx_tensor_at(m, 0)->name, "w");
+  ok(zg_onnx_tensor_bytes(m, 0, &b));
+  ck_assert(!memcmp(b, w, sizeof w));
+  zg_onnx_free(m);
+}
+END_TEST
+
+START_TEST(failure_leaves_the_old_file) {
+  zg_onnx_model *m;
+  zg_str a = {0};
+  const char *to = scratch("kept.onnx");
+  write_file(to, "old", 3);
+  ok(zg_onnx_load(fixture("external_absent", ".onnx"), &m));
+  fails(zg_onnx_export(m, NULL, 0, to), ZG_NOT_FOUND, "no_such.bin");
+  ok(zg_file_read(to, &a));
+  ck_assert_str_eq(a.at, "old");
+  zg_str_fini(&a);
+  fails(zg_onnx_export(m, NULL, 0, "/no/such/folder/x.onnx"), ZG_NOT_FOUND, "no_such.bin");
+  zg_onnx_free(m);
+  ok(zg_onnx_load(fixture("typed", ".onnx"), &m));
+  fails(zg_onnx_export(m, NULL, 0, "/no/such/folder/x.onnx"), ZG_IO, "/no/such/folder");
+  zg_onnx_free(m);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("onnx export");
+  TCase *t = tcase_create("export");
+  suite_add_tcase(s, t);
+  tcase_add_test(t, unchanged_is_identical);
+  tcase_add_test(t, replaced);
+  tcase_add_test(t, to_external_and_back);
+  tcase_add_test(t, sparse_becomes_dense);
+  tcase_add_test(t, failure_leaves_the_old_file);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int n = srunner_ntests_failed(r);
+  srunner_free(r);
+  return n != 0;
+}

@@ -1,0 +1,163 @@
+// Import: control flow, functions and sequences against onnxruntime's results; what becomes of each tensor; messages.
+#include "onnx_test.h"
+
+static void open_fixture(setup *s, const char *name) {
+  *s = (setup){.prefix = "in/"};
+  ok(zg_onnx_load(fixture(name, ".onnx"), &s->m));
+  ok(zg_npz_open(fixture(name, ".npz"), &s->data));
+}
+
+static const char *const models[] = {"functions", "if_folded", "loop", "scan", "sequences", "typed", "sparse", "external", "careless",
+                                     "minus_dim", "half", "parameters", "side_branch"};
+
+START_TEST(values) {
+  setup s;
+  open_fixture(&s, models[_i]);
+  ok(import_with(&s, (zg_import_options){0}));
+  ok(zg_graph_verify(s.g));
+  ck_assert_int_gt(compare_outputs(&s, s.data, !strcmp(models[_i], "half") ? 4e-3 : 2e-6), 0);
+  done(&s);
+}
+END_TEST
+
+// ---- parameters ---------------------------------------------------------------------------------------------------------
+static const zg_param_attr *param(const zg_graph *g, const char *name) {
+  zg_val v = zg_find_leaf(g, name);
+  return zg_is_op(g, v, &zg_op_param) ? zg_node_of(g, v)->attr : NULL;
+}
+
+static void has_role(const zg_graph *g, const char *name, zg_param_role role, const char *reason) {
+  const zg_param_attr *a = param(g, name);
+  ck_assert_msg(a != NULL, "no param %s", name);
+  ck_assert_msg(a->role == (int64_t)role, "%s has role %d (%s)", name, (int)a->role, a->reason);
+  ck_assert_msg(strstr(a->reason, reason) != NULL, "%s: reason is \"%s\"", name, a->reason);
+}
+
+START_TEST(roles) {
+  setup s;
+  open_fixture(&s, "parameters");
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "train_wt", ZG_ROLE_TRAINABLE, "of Gemm \"c\", through Transpose");
+  has_role(s.g, "train_bias1", ZG_ROLE_TRAINABLE, "2 of Gemm");
+  has_role(s.g, "train_gain", ZG_ROLE_TRAINABLE, "BatchNormalization \"bn\"");
+  has_role(s.g, "train_shift", ZG_ROLE_TRAINABLE, "BatchNormalization");
+  has_role(s.g, "train_mm", ZG_ROLE_TRAINABLE, "1 of MatMul");
+  has_role(s.g, "running_mean", ZG_ROLE_RUNNING, "running mean of BatchNormalization \"bn\"");
+  has_role(s.g, "running_var", ZG_ROLE_RUNNING, "running variance");
+  has_role(s.g, "frozen_const", ZG_ROLE_FROZEN, "Constant node");
+  static const char *const consts[] = {"const_rank0", "const_one_arith", "const_small", "const_int"};
+  for (size_t i = 0; i < ZG_COUNT(consts); i++) ck_assert_msg(!param(s.g, consts[i]), "%s is a param", consts[i]);
+  done(&s);
+}
+END_TEST
+
+START_TEST(globs) {
+  setup s;
+  static const char *const trainable[] = {"train_*", "frozen_const"}, *const frozen[] = {"*_mm"};
+  open_fixture(&s, "parameters");
+  ok(import_with(&s, (zg_import_options){.trainable = trainable, .n_trainable = 2, .frozen = frozen, .n_frozen = 1}));
+  has_role(s.g, "train_wt", ZG_ROLE_TRAINABLE, "train_*");
+  has_role(s.g, "train_mm", ZG_ROLE_FROZEN, "*_mm");
+  has_role(s.g, "frozen_const", ZG_ROLE_TRAINABLE, "named");
+  has_role(s.g, "running_mean", ZG_ROLE_RUNNING, "running mean");
+  done(&s);
+  static const char *const only[] = {"*gain"};
+  open_fixture(&s, "parameters");
+  ok(import_with(&s, (zg_import_options){.trainable = only, .n_trainable = 1}));
+  has_role(s.g, "train_gain", ZG_ROLE_TRAINABLE, "*gain");
+  has_role(s.g, "train_wt", ZG_ROLE_FROZEN, "no glob");
+  done(&s);
+}
+END_TEST
+
+START_TEST(half_weights_stay_half) {
+  setup s;
+  open_fixture(&s, "half");
+  ok(import_with(&s, (zg_import_options){0}));
+  ck_assert_int_eq(param(s.g, "w")->type.dtype, ZG_F16);
+  has_role(s.g, "w", ZG_ROLE_TRAINABLE, "MatMul");
+  done(&s);
+}
+END_TEST
+
+// ---- dims -----------------------------------------------------------------------------------------------------------------
+static zg_status import_file(const char *path, const zg_import_options *o, zg_type *first_input) {
+  zg_onnx_model *m;
+  zg_graph *g = NULL;
+  zg_status s = zg_onnx_load(path, &m);
+  if (s) return s;
+  s = zg_onnx_import(m, o, &g);
+  for (size_t i = 0; g && first_input && i < g->nodes.n; i++)
+    if (g->nodes.at[i].op == &zg_op_input) *first_input = ((const zg_input_attr *)g->nodes.at[i].attr)->type;
+  zg_graph_free(g);
+  zg_onnx_free(m);
+  return s;
+}
+
+START_TEST(dims) {
+  const char *path = zoo_file("torch_mlp_digits", "model.onnx");
+  zg_type t = {0};
+  fails(import_file(path, &(zg_import_options){0}, NULL), ZG_INVALID, "dims: {batch: N}");
+  const zg_dim_binding five = {"batch", 5};
+  ok(import_file(path, &(zg_import_options){.dims = &five, .n_dims = 1}, &t));
+  ck_assert_int_eq(t.dim[0], 5);
+  ok(import_file(path, &(zg_import_options){.default_dim = 3}, &t));
+  ck_assert_int_eq(t.dim[0], 3);
+  const char *name = "x";
+  int64_t d[3] = {7, 64, 1};
+  zg_type given = zg_type_make(ZG_F32, 2, d);
+  ok(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, &t));
+  ck_assert_int_eq(t.dim[0], 7);
+  given.dim[1] = 63;
+  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, NULL), ZG_INVALID,
+        "dim 1 is 64 in the model, the data give f32[7,63]");
+  given = zg_type_make(ZG_F32, 3, d);
+  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, NULL), ZG_INVALID, "2 dims");
+}
+END_TEST
+
+START_TEST(messages) {
+  static const struct { const char *file; zg_code code; const char *part[2]; } bad[] = {
+      {"bad_op", ZG_UNSUPPORTED, {"node \"f0\" (Frobnicate, domain \"ai.onnx\", opset 20)", "cut this part off"}},
+      {"bad_domain", ZG_UNSUPPORTED, {"node \"f1\" (FusedThing, domain \"com.acme\", opset 1)", "model-local function"}},
+      {"bad_cycle", ZG_INVALID, {"cycle", "c"}},
+      {"bad_name", ZG_INVALID, {"node \"a0\" (Add-20)", "\"nowhere\""}},
+      {"bad_twice", ZG_INVALID, {"\"y\" is made by two nodes", "n0"}},
+      {"bad_tensor", ZG_CORRUPT, {"tensor \"w\"", "holds 13 bytes"}},
+      {"bad_if", ZG_UNSUPPORTED, {"node \"choose\" (If-20)", "depends on the data"}},
+      {"bad_recursion", ZG_INVALID, {"without end", "Again"}},
+      {"bad_string", ZG_UNSUPPORTED, {"tensor \"s\"", "STRING"}},
+  };
+  for (size_t i = 0; i < ZG_COUNT(bad); i++) {
+    for (int k = 0; k < 2; k++) {
+      zg_status s = import_file(fixture(bad[i].file, ".onnx"), &(zg_import_options){.default_dim = 2}, NULL);
+      if (s && !k) ck_assert_msg(strstr(zg_status_message(s), bad[i].file) != NULL, "file is not named: %s", zg_status_message(s));
+      if (!s && !strcmp(bad[i].file, "bad_tensor")) {   // a weight's bytes are read when they are asked for
+        zg_onnx_model *m;
+        const void *p;
+        ok(zg_onnx_load(fixture(bad[i].file, ".onnx"), &m));
+        s = zg_onnx_tensor_bytes(m, 0, &p);
+        zg_onnx_free(m);
+      }
+      fails(s, bad[i].code, bad[i].part[k]);
+    }
+  }
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("onnx import");
+  TCase *t = tcase_create("import");
+  suite_add_tcase(s, t);
+  tcase_add_loop_test(t, values, 0, ZG_COUNT(models));
+  tcase_add_test(t, roles);
+  tcase_add_test(t, globs);
+  tcase_add_test(t, half_weights_stay_half);
+  tcase_add_test(t, dims);
+  tcase_add_test(t, messages);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int n = srunner_ntests_failed(r);
+  srunner_free(r);
+  return n != 0;
+}
