@@ -163,6 +163,15 @@ static zg_status import_quick_gelu(zg_onnx_node *n) {
   return NULL;
 }
 
+static zg_status import_swiglu(zg_onnx_node *n) {
+  ZG_TRY(want_float(n));
+  const double alpha = zg_onnx_float(n, "alpha", 1);
+  const zg_val a = zg_onnx_in(n, 0);
+  n->out[0] =
+      zg_mul(n->b, alpha == 1 ? zg_b_map1(n->b, ZG_S_SILU, a) : quick_gelu(n->b, a, alpha), zg_onnx_in(n, 1));
+  return NULL;
+}
+
 // com.microsoft FastGelu (tanh form; bias optional) and BiasGelu (erf form).
 static zg_status import_bias_gelu(zg_onnx_node *n) {
   ZG_TRY(want_float(n));
@@ -184,6 +193,7 @@ static const zg_onnx_row rows[] = {
     {"HardSwish", "", 14, 0, import_hard_swish, NULL, 0},
     {"Mish", "", 18, 0, import_mish, NULL, 0},
     {"Shrink", "", 9, 0, import_shrink, NULL, 0},
+    {"SwiGLU", "", 28, 0, import_swiglu, NULL, 0},
     {"QuickGelu", "com.microsoft", 1, 0, import_quick_gelu, NULL, 0},
     {"FastGelu", "com.microsoft", 1, 0, import_bias_gelu, NULL, 2},
     {"BiasGelu", "com.microsoft", 1, 0, import_bias_gelu, NULL, 2},

@@ -478,10 +478,37 @@ static zg_status import_conv_transpose(zg_onnx_node *n) {
   return NULL;
 }
 
+// Depthwise convolution over [past_state, x]; the new state is the end of that.
+static zg_status import_causal_conv(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  const zg_type x = *zg_b_type(b, zg_onnx_in(n, 0)), w = *zg_b_type(b, zg_onnx_in(n, 1));
+  if (x.rank != 3 || w.rank != 3 || w.dim[1] != 1 || w.dim[0] != x.dim[1] || w.dim[2] < 1)
+    return zg_onnx_error(n, ZG_INVALID, "data %s and weight %s, want [N, C, length] and [C, 1, k]",
+                         zg_type_text(&x), zg_type_text(&w));
+  const int64_t k = w.dim[2], one = 1, pads[] = {0, 0}, dim[] = {x.dim[0], x.dim[1], k - 1};
+  const zg_type past = zg_type_make(x.dtype, 3, dim);
+  const zg_val all[] = {zg_is(zg_onnx_in(n, 3)) ? n->in[3] : zg_b_fill(b, &past, 0), zg_onnx_in(n, 0)};
+  const zg_val line = k > 1 ? zg_b_concat(b, all, 2, 2) : all[1];
+  const zg_conv_attr a = {.strides = zg__array(&one, 1),
+                          .pads = zg__array(pads, 2),
+                          .dilations = zg__array(&one, 1),
+                          .group = x.dim[1]};
+  const zg_val in[] = {line, zg_onnx_in(n, 1), zg_onnx_in(n, 2)};
+  const zg_val y = zg_emit1(b, &zg_op_conv, &a, in, zg_is(in[2]) ? 3 : 2);
+  const char *activation = zg_onnx_str(n, "activation", "none");
+  if (!strcmp(activation, "none")) n->out[0] = y;
+  else if (!strcmp(activation, "silu") || !strcmp(activation, "swish"))
+    n->out[0] = zg_b_map1(b, ZG_S_SILU, y);
+  else return zg_onnx_error(n, ZG_INVALID, "activation is \"%s\", want none, silu or swish", activation);
+  if (n->n_out > 1) n->out[1] = zg_b_slice1(b, line, 2, x.dim[2], k - 1);
+  return NULL;
+}
+
 static const zg_op *const ops[] = {&zg_op_conv, &zg_op_conv_grad_x, &zg_op_conv_grad_w};
 static const zg_onnx_row rows[] = {
     {"Conv", "", 1, 0, import_conv, NULL, 6},
     {"ConvTranspose", "", 1, 0, import_conv_transpose, NULL, 6},
+    {"CausalConvWithState", "", 27, 0, import_causal_conv, NULL, 6},
 };
 const zg_family zg_family_conv = {
     .name = "conv", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -22,17 +22,17 @@ static zg_status import_pixel_shuffle(zg_onnx_node *n) {
     return zg_onnx_error(n, ZG_INVALID, "input 0 is %s, which blocksize %lld does not divide",
                          zg_type_text(zg_b_type(n->b, zg_onnx_in(n, 0))), (long long)s);
   zg_val x = zg_onnx_in(n, 0);
-  if (!to_space) {
-    const int64_t split[] = {N, C, H / s, s, W / s, s}, perm[] = {0, 3, 5, 1, 2, 4},
-                  out[] = {N, C * s * s, H / s, W / s};
-    x = zg_b_transpose(n->b, zg_b_reshape(n->b, x, split, 6), perm);
-    n->out[0] = zg_b_reshape(n->b, x, out, 4);
-    return NULL;
-  }
   const char *mode = zg_onnx_str(n, "mode", "DCR");
   const bool crd = !strcmp(mode, "CRD");
   if (!crd && strcmp(mode, "DCR"))
     return zg_onnx_error(n, ZG_INVALID, "mode is \"%s\", want DCR or CRD", mode);
+  if (!to_space) {
+    const int64_t split[] = {N, C, H / s, s, W / s, s}, out[] = {N, C * s * s, H / s, W / s};
+    const int64_t perm[] = {0, 3, 5, 1, 2, 4}, crd_perm[] = {0, 1, 3, 5, 2, 4};
+    x = zg_b_transpose(n->b, zg_b_reshape(n->b, x, split, 6), crd ? crd_perm : perm);
+    n->out[0] = zg_b_reshape(n->b, x, out, 4);
+    return NULL;
+  }
   const int64_t c = C / (s * s), dcr[] = {N, s, s, c, H, W}, dcr_perm[] = {0, 3, 4, 1, 5, 2};
   const int64_t cr[] = {N, c, s, s, H, W}, cr_perm[] = {0, 1, 4, 2, 5, 3}, out[] = {N, c, H * s, W * s};
   x = zg_b_transpose(n->b, zg_b_reshape(n->b, x, crd ? cr : dcr, 6), crd ? cr_perm : dcr_perm);

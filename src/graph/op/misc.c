@@ -106,6 +106,62 @@ static zg_status import_unique(zg_onnx_node *n) {
   return NULL;
 }
 
+// ---- CumProd, window functions ----------------------------------------------------------------------------
+// One product a position: cumulative products are rare, and short where they occur.
+static zg_status import_cum_prod(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  ZG_TRY(want_operand(n, 0, 1));
+  const zg_type t = *zg_b_type(b, zg_onnx_in(n, 0));
+  zg_ints at;
+  ZG_TRY(zg_onnx_const_ints(n, 1, &at));
+  const int64_t axis = at.n == 1 ? (at.at[0] < 0 ? at.at[0] + t.rank : at.at[0]) : -1;
+  if (axis < 0 || axis >= t.rank)
+    return zg_onnx_error(n, ZG_INVALID, "input 1 is no axis of %s", zg_type_text(&t));
+  const bool exclusive = zg_onnx_int(n, "exclusive", 0), reverse = zg_onnx_int(n, "reverse", 0);
+  const int64_t count = t.dim[axis];
+  zg_val *part = ZG_NEW_N(zg_builder_arena(b), zg_val, count + 1);
+  zg_type one = t;
+  one.dim[axis] = 1;
+  zg_val product = zg_b_fill(b, &one, 1);
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t k = reverse ? count - 1 - i : i;
+    const zg_val next = zg_mul(b, product, zg_b_slice1(b, zg_onnx_in(n, 0), axis, k, 1));
+    part[k] = exclusive ? product : next;
+    product = next;
+  }
+  n->out[0] = count ? zg_b_concat(b, part, (uint32_t)count, axis) : zg_onnx_in(n, 0);
+  return NULL;
+}
+
+// Blackman, Hamming and Hann windows: a0 - a1 cos(2 pi k / N) + a2 cos(4 pi k / N).
+static zg_status import_window(zg_onnx_node *n) {
+  zg_ints size;
+  ZG_TRY(zg_onnx_const_ints(n, 0, &size));
+  if (size.n != 1 || size.at[0] < 0)
+    return zg_onnx_error(n, ZG_INVALID, "input 0 (size) must be one number, not negative");
+  static const struct {
+    const char *op_type;
+    double a[3];
+  } windows[] = {{"BlackmanWindow", {0.42, 0.5, 0.08}},
+                 {"HammingWindow", {25.0 / 46, 1 - 25.0 / 46, 0}},
+                 {"HannWindow", {0.5, 0.5, 0}}};
+  const double *a = windows[0].a;
+  for (size_t i = 0; i < ZG_COUNT(windows); i++)
+    if (!strcmp(windows[i].op_type, n->op_type)) a = windows[i].a;
+  const int64_t count = size.at[0];
+  const double period = (double)(zg_onnx_int(n, "periodic", 1) ? count : count - 1);
+  double *at = ZG_NEW_N(zg_builder_arena(n->b), double, count + 1);
+  for (int64_t k = 0; k < count; k++) {
+    const double phase = period > 0 ? 2 * 3.14159265358979323846 * (double)k / period : 0;
+    at[k] = a[0] - a[1] * cos(phase) + a[2] * cos(2 * phase);
+  }
+  zg_dtype to;
+  ZG_TRY(zg_onnx_dtype(zg_onnx_int(n, "output_datatype", 1), &to));
+  const zg_type t = zg_type_make(ZG_F64, 1, &count);
+  n->out[0] = zg_b_cast(n->b, zg_b_const_data(n->b, &t, at), to);
+  return NULL;
+}
+
 // ---- com.microsoft ----------------------------------------------------------------------------------------
 // Gemm with an activation by name.
 static zg_status import_fused_gemm(zg_onnx_node *n) {
@@ -248,6 +304,10 @@ static zg_status import_feature_vectorizer(zg_onnx_node *n) {
 static const zg_onnx_row rows[] = {
     {"ReverseSequence", "", 10, 0, import_reverse_sequence, NULL, 0},
     {"Unique", "", 11, 0, import_unique, NULL, 0},
+    {"CumProd", "", 26, 0, import_cum_prod, NULL, 0},
+    {"BlackmanWindow", "", 17, 0, import_window, NULL, 0},
+    {"HammingWindow", "", 17, 0, import_window, NULL, 0},
+    {"HannWindow", "", 17, 0, import_window, NULL, 0},
     {"FusedGemm", "com.microsoft", 1, 0, import_fused_gemm, NULL, 7},
     {"ArrayFeatureExtractor", "ai.onnx.ml", 1, 0, import_array_feature_extractor, NULL, 0},
     {"Scaler", "ai.onnx.ml", 1, 0, import_scaler, NULL, 0},
