@@ -19,7 +19,8 @@ static inline void fails(zg_status s, zg_code code, const char *part) {
   zg_status_free(s);
 }
 
-// A new folder, removed with all in it when the process ends. Returns a path inside it; 16 live at a time.
+// A new folder, in memory where the system has such (fsync of many small files is slow on a busy disk), removed with all in
+// it when the process ends. Returns a path inside it; 16 live at a time.
 static char scratch_dir[64];
 static inline void scratch_remove(void) {
   char cmd[96];
@@ -30,7 +31,7 @@ static inline const char *scratch(const char *name) {
   static char path[16][256];
   static int next;
   if (!scratch_dir[0]) {
-    strcpy(scratch_dir, "/tmp/zg_test_XXXXXX");
+    strcpy(scratch_dir, access("/dev/shm", W_OK) ? "/tmp/zg_test_XXXXXX" : "/dev/shm/zg_test_XXXXXX");
     if (!mkdtemp(scratch_dir)) abort();
     atexit(scratch_remove);
   }
