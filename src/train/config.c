@@ -32,8 +32,10 @@ static size_t names_below(zg_arena *mem, const char *prefix, const char **names,
     char *name = zg_arena_strn(mem, path + skip, strcspn(path + skip, "."));
     if (!n || strcmp(names[n - 1], name)) names[n++] = name;
   }
-  if (!skip)
-    for (size_t i = 0; i < zg__accelerate_top.n && n < max; i++) names[n++] = zg__accelerate_top.keys[i].path;
+  const char *sections[] = {"deepspeed_config", "fsdp_config", "parallelism_config"};
+  for (size_t i = 0; i < ZG_COUNT(sections) && !skip && n < max; i++) names[n++] = sections[i];
+  for (size_t i = 0; i < zg__accelerate_top.n && !skip && n < max; i++)
+    names[n++] = zg_arena_strn(mem, zg__accelerate_top.keys[i].path, strcspn(zg__accelerate_top.keys[i].path, "."));
   return n;
 }
 
@@ -198,9 +200,11 @@ zg_status zg_config_load(const char *const *files, size_t n, const char *const *
   for (size_t i = 0; i < n; i++) ZG_TRY_OUT(read_file(cfg, files[i], &docs[i]));
   for (size_t i = 0; i < n_sets; i++) ZG_TRY_OUT(read_set(cfg, sets[i], &docs[n + i]));
   ZG_TRY_OUT(zg__accelerate_begin(cfg, docs, n + n_sets));
-  for (size_t i = 0; i < n + n_sets; i++) ZG_TRY_OUT(zg__config_apply(cfg, "", docs[i]));
+  for (size_t i = 0; i < n + n_sets; i++)
+    ZG_TRY_OUT(zg__deepspeed_is_json(docs[i]) ? zg__deepspeed_apply(cfg, docs[i]) : zg__config_apply(cfg, "", docs[i]));
   ZG_TRY_OUT(zg__accelerate_end(cfg));
   ZG_TRY_OUT(zg__config_finish(cfg));
+  cfg->state = NULL;
   *out = cfg;
   cfg = NULL;
 out:
@@ -242,6 +246,31 @@ zg_status zg__config_error(const zg_config *cfg, const char *key, const char *fm
   vsnprintf(text, sizeof text, fmt, ap);
   va_end(ap);
   return zg_error(ZG_INVALID, "%s: %s: %s", zg_config_origin(cfg, key), key, text);
+}
+
+const char *zg_config_choice(const zg_config *cfg, const char *key) {
+  int row = zg__key_find(&zg__config_table, key);
+  ZG_ASSERT(row >= 0 && zg__config_table.keys[row].kind == ZG_KEY_ENUM);
+  const zg_key *k = &zg__config_table.keys[row];
+  return k->choices[*(const int *)zg__key_at(k, cfg)];
+}
+
+static void fill_one(zg_config *cfg, const char *key, bool *is_auto, int64_t *value, double filled, const char *rule) {
+  if (!*is_auto) return;
+  *is_auto = false;
+  if (zg_config_given(cfg, key)) return;                  // a later file gave a number
+  *value = filled < 1 ? 1 : filled > 9e18 ? INT64_MAX : (int64_t)filled;
+  cfg->origin[zg__key_find(&zg__config_table, key)] = zg_arena_printf(&cfg->mem, "auto: %s of the model's width", rule);
+  zg__config_note(cfg, "%s was auto: %lld, %s of the model's width", key, (long long)*value, rule);
+}
+
+void zg_config_fill_auto(zg_config *cfg, int64_t hidden_size) {
+  double h = (double)hidden_size;
+  fill_one(cfg, "zero.reduce_bucket_size", &cfg->zero.auto_reduce_bucket_size, &cfg->zero.reduce_bucket_size, h * h, "h*h");
+  fill_one(cfg, "zero.stage3_prefetch_bucket_size", &cfg->zero.auto_prefetch_bucket_size, &cfg->zero.stage3_prefetch_bucket_size,
+           floor(0.9 * h * h), "0.9*h*h");
+  fill_one(cfg, "zero.stage3_param_persistence_threshold", &cfg->zero.auto_persistence_threshold,
+           &cfg->zero.stage3_param_persistence_threshold, 10 * h, "10*h");
 }
 
 uint64_t zg_config_hash(const zg_config *cfg) {

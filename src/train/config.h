@@ -39,6 +39,8 @@ typedef struct {
   zg_cfg_data_format format;
   int64_t batch_size, seq_len;        // per rank and micro-step; ZG_UNSET: from dims or the model's own shape
   bool shuffle;
+  const char *labels_path, *label_column;          // idx, csv: NULL where found by name
+  int64_t token_bits;                 // tokens without a header: 16, 32, or 0 for the file name's
   int64_t every, batches;             // eval only: steps between evaluations (0: at the end), batches of each (0: all)
 } zg_cfg_data;
 
@@ -76,6 +78,7 @@ typedef struct {
 typedef struct zg_config {
   const char **origin;                // per row of the schema: "run.yaml:3:5", "--set", "default", ...; see zg_config_origin
   zg_arena mem;                       // owns everything this struct points at
+  struct zg__config_state *state;     // while loading
   zg_cfg_strs notes;                  // keys that were mapped or have no meaning here, one sentence each
 
   const char *model;                  // path; NULL where the command line names it
@@ -122,7 +125,6 @@ typedef struct zg_config {
   int64_t num_processes, num_machines, machine_rank; // num_processes: ranks of all machines together
   const char *main_process_ip;
   int64_t main_process_port;          // 0: any free one (one machine only)
-  bool same_network, debug;           // debug: ranks compare shapes before each collective
   const char *gpu_ids;                // "all" or "0,1"
   struct {
     int64_t stage;                    // 0..3
@@ -132,6 +134,7 @@ typedef struct zg_config {
     int64_t stage3_max_reuse_distance;               // ZG_UNSET: the planner decides by memory.budget
     bool overlap_comm;
     int64_t zero_hpz_partition_size, mics_shard_size;               // 1 / -1: none
+    bool auto_reduce_bucket_size, auto_prefetch_bucket_size, auto_persistence_threshold;   // "auto": see zg_config_fill_auto
     zg_cfg_comm_dtype grad_accum_dtype, communication_data_type;
     zg_cfg_offload offload_optimizer, offload_param;
   } zero;
@@ -152,5 +155,10 @@ const char *zg_config_origin(const zg_config *cfg, const char *key);
 bool zg_config_given(const zg_config *cfg, const char *key);
 // NULL if `key` was given; else ZG_INVALID that names the key, its meaning and how to give it.
 zg_status zg_config_require(const zg_config *cfg, const char *key);
+// The name of an ENUM row's value ("data.train.format" -> "npz"); aborts for other rows.
+const char *zg_config_choice(const zg_config *cfg, const char *key);
+// Fills bucket sizes that DeepSpeed's files give as "auto", the way Accelerate does, from the model's width h (h * h elements
+// reduced at once, 0.9 h * h ahead, 10 h persistent). Call it once the graph is known; before, they hold DeepSpeed's defaults.
+void zg_config_fill_auto(zg_config *cfg, int64_t hidden_size);
 // Hash of all values that must agree between ranks (all but machine_rank): compared before step 0.
 uint64_t zg_config_hash(const zg_config *cfg);

@@ -1,7 +1,7 @@
 // What follows from all values together: defaults that depend on other keys, then every check across keys.
 #include "train/config_priv.h"
 
-static void set_text(zg_config *cfg, const char *key, const char *text, const char *origin) {
+void zg__config_set_text(zg_config *cfg, const char *key, const char *text, const char *origin) {
   int row = zg__key_find(&zg__config_table, key);
   const zg_yaml *v = NULL;
   zg_status status = zg_yaml_parse(&cfg->mem, "default", text, strlen(text), &v);
@@ -14,7 +14,7 @@ static void fill_optimizer(zg_config *cfg) {
   for (size_t i = 0; i < zg__n_opt_defaults; i++) {
     const zg_type_default *d = &zg__opt_defaults[i];
     if (d->type != cfg->optimizer.type || zg_config_given(cfg, d->key)) continue;
-    set_text(cfg, d->key, d->def, zg_arena_printf(&cfg->mem, "default of %s", type->choices[d->type]));
+    zg__config_set_text(cfg, d->key, d->def, zg_arena_printf(&cfg->mem, "default of %s", type->choices[d->type]));
   }
 }
 
@@ -68,6 +68,11 @@ static void warn_useless(zg_config *cfg, const zg_key_table *t, const void *base
     zg_warn("%s: %s%s has no meaning for %s", origin[i], t == &zg__loss_table ? "loss." : "", k->path, t->keys[sel].choices[type]);
     zg__config_note(cfg, "%s (%s) has no meaning for %s", k->path, origin[i], t->keys[sel].choices[type]);
   }
+}
+
+static zg_status check_data(zg_config *cfg, const char *key, int64_t bits) {
+  if (bits == 0 || bits == 16 || bits == 32) return NULL;
+  return zg__config_error(cfg, key, "%lld, want 16, 32, or 0 to go by the file name", (long long)bits);
 }
 
 static zg_status check_losses(zg_config *cfg) {
@@ -154,6 +159,8 @@ zg_status zg__config_finish(zg_config *cfg) {
   ZG_TRY(fill_batch(cfg));
   fill_lengths(cfg);
   inherit(cfg, "data.eval.batch_size", &cfg->data.eval.batch_size, "data.train.batch_size", cfg->data.train.batch_size);
+  ZG_TRY(check_data(cfg, "data.train.token_bits", cfg->data.train.token_bits));
+  ZG_TRY(check_data(cfg, "data.eval.token_bits", cfg->data.eval.token_bits));
   ZG_TRY(check_losses(cfg));
   ZG_TRY(check_optimizer(cfg));
   ZG_TRY(check_schedule(cfg));

@@ -67,27 +67,57 @@ zg_status zg__config_error(const zg_config *cfg, const char *key, const char *fm
 
 // ---- foreign keys: Accelerate's YAML, DeepSpeed's JSON ------------------------------------------------------------
 typedef enum {
-  ZG_FATE_HONOURED,    // means here what it means there; `to` is our row
+  ZG_FATE_HONOURED,    // means here what it means there: row `to` takes the value
   ZG_FATE_MAPPED,      // becomes something else here: `note` says what
   ZG_FATE_NO_MEANING,  // accepted; nothing here it could change
   ZG_FATE_REFUSED,     // an error unless its value is one of `harmless`
 } zg_key_fate;
 
 typedef struct {
-  const char *path;              // below the section, dotted; a final ".*" covers everything below
+  const char *path;              // below the section, dotted; a final ".*" covers the section itself and everything below
   zg_key_fate fate;
   const char *to;                // row of zg__config_table that takes the value, or NULL
-  const char *harmless;          // REFUSED: values that change nothing, as a '|' list of YAML scalars
-  const char *note;              // for the manual, and for the message where the key is refused or mapped
+  const char *note;              // for the manual and in messages; why, and what to do instead
+  const char *harmless;          // REFUSED: values that ask for nothing, a '|' list of scalars (null always is)
+  zg_status (*apply)(zg_config *cfg, const zg_yaml *val, const char *origin);   // MAPPED: instead of `to`
 } zg_foreign_key;
-typedef struct { const char *title; const zg_foreign_key *keys; size_t n; } zg_foreign_table;
+typedef struct {
+  const char *name;              // for messages: "deepspeed_config"
+  const char *title;             // for the manual
+  bool lenient;                  // the owner ignores unknown keys: a warning here; else an error
+  const zg_foreign_key *keys;
+  size_t n;
+} zg_foreign_table;
 
-// Accelerate's top level (keys that are not rows of ours) and its deepspeed_config and fsdp_config; DeepSpeed's JSON.
 extern const zg_foreign_table zg__accelerate_top, zg__accelerate_deepspeed, zg__accelerate_fsdp, zg__accelerate_parallel;
 extern const zg_foreign_table zg__deepspeed_json;
+
+// What loading must remember until all documents are read.
+typedef struct zg__config_state {
+  zg_cfg_distributed_type type;            // resolved before any section is applied
+  bool json_given;                         // a DeepSpeed JSON was read: its `stage` defaults to 0, not 2
+  zg_cfg_mixed_precision json_precision;
+  const char *json_precision_origin;       // NULL: the JSON says nothing of precision
+  const char *json_name;                   // values from here may not be contradicted by the YAML beside it
+  bool not_adamw;                          // DeepSpeed's Adam with adam_w_mode: false
+  const char *scheduler_origin;            // a DeepSpeed scheduler was named here
+  bool warmup_steps_auto, warmup_max_lr_auto;
+  const char *reshard;                     // fsdp_reshard_after_forward or fsdp_sharding_strategy, upper case; NULL: default
+  const char *reshard_origin;
+} zg__config_state;
+
+// Applies a foreign mapping by its table.
+zg_status zg__foreign_apply(zg_config *cfg, const zg_foreign_table *t, const zg_yaml *map);
+// Sets a row of ours from text, as if `origin` had said so.
+void zg__config_set_text(zg_config *cfg, const char *key, const char *text, const char *origin);
 
 // Looks at all documents for what decides how sections are read (distributed_type), before any is applied.
 zg_status zg__accelerate_begin(zg_config *cfg, const zg_yaml *const *docs, size_t n);
 // Applies one top-level entry if it is Accelerate's own; *taken false: not theirs.
 zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml *val, bool *taken);
 zg_status zg__accelerate_end(zg_config *cfg);                 // after all documents: the stage that distributed_type means
+// Whether a document is a DeepSpeed JSON file itself; reading one; `deepspeed_config_file:` (a path, JSON text, base64 of it).
+bool zg__deepspeed_is_json(const zg_yaml *doc);
+zg_status zg__deepspeed_apply(zg_config *cfg, const zg_yaml *doc);
+void zg__deepspeed_end(zg_config *cfg);                       // defaults of DeepSpeed's scheduler, if it was not overridden
+zg_status zg__deepspeed_file(zg_config *cfg, const zg_yaml *val);

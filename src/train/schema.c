@@ -54,7 +54,10 @@ const zg_key_table zg__group_table = {group_keys, ZG_COUNT(group_keys), sizeof(z
   {"data." name ".seq_len", ZG_KEY_INT, AT(data.FIELD.seq_len), NULL, "tokens per sample of text and token files",         \
    RANGE(1, MAX_STEPS)},                                                                                                    \
   {"data." name ".shuffle", ZG_KEY_BOOL, AT(data.FIELD.shuffle), default_shuffle,                                           \
-   "new order each epoch, fixed by seed and epoch"}
+   "new order each epoch, fixed by seed and epoch"},                                                                        \
+  {"data." name ".labels_path", ZG_KEY_STR, AT(data.FIELD.labels_path), NULL, "idx: file of the labels; unset: by its name"}, \
+  {"data." name ".label_column", ZG_KEY_STR, AT(data.FIELD.label_column), NULL, "csv: column with the labels; unset: by name, or the last"}, \
+  {"data." name ".token_bits", ZG_KEY_INT, AT(data.FIELD.token_bits), "0", "tokens without a header: 16 or 32; 0: by file name", RANGE(0, 32)}
 
 #define OFFLOAD(name, FIELD)                                                                                                \
   {"zero." name ".device", ZG_KEY_ENUM, AT(zero.FIELD.device), "none", "where it rests between uses",                       \
@@ -160,8 +163,6 @@ static const zg_key keys[] = {
   {"machine_rank", ZG_KEY_INT, AT(machine_rank), "0", "this machine, from 0: the one key that differs between them", RANGE(0, 1e6)},
   {"main_process_ip", ZG_KEY_STR, AT(main_process_ip), NULL, "address of machine 0"},
   {"main_process_port", ZG_KEY_INT, AT(main_process_port), "29500", "its port; 0: any free one (one machine only)", RANGE(0, 65535)},
-  {"same_network", ZG_KEY_BOOL, AT(same_network), "true", "machines reach each other directly"},
-  {"debug", ZG_KEY_BOOL, AT(debug), "false", "ranks compare shapes before every collective"},
   {"gpu_ids", ZG_KEY_STR, AT(gpu_ids), "all", "GPUs of this machine: all, or 0,1"},
 
   {"zero.stage", ZG_KEY_INT, AT(zero.stage), "0", "what is cut over the ranks: 1 optimizer, 2 gradients too, 3 parameters too", RANGE(0, 3)},

@@ -424,7 +424,8 @@ static zg_status import_mvn(zg_onnx_node *n) {
   zg_ints axes;
   bool given;
   ZG_TRY(zg__axes(n, "axes", 0, zg_b_type(b, x)->rank, &axes, &given));
-  if (!given) axes = (zg_ints){3, (const int64_t[]){0, 2, 3}};
+  static const int64_t usual[] = {0, 2, 3};
+  if (!given) axes = (zg_ints){3, usual};
   const zg_val d = zg_sub(b, x, zg_b_mean(b, x, axes.at, axes.n, true));
   const zg_val sd = zg_b_map1(b, ZG_S_SQRT, zg_b_mean(b, zg_mul(b, d, d), axes.at, axes.n, true));
   n->out[0] = zg_div(b, d, zg_add_k(b, sd, 1e-9));

@@ -5,33 +5,6 @@
 
 enum { MAX_CONST = 4096 };   // integers up to here become bytes in the graph, so that shape arithmetic folds
 
-static zg_status import_constant(zg_onnx_node *n) {
-  zg_builder *b = n->b;
-  zg_ints ints;
-  const double *floats;
-  int64_t k;
-  if (zg_is(n->out[0] = zg_onnx_tensor(n, "value"))) return NULL;
-  if (zg_is(n->out[0] = zg_onnx_tensor(n, "sparse_value"))) return NULL;
-  if (zg_builder_failed(b)) return NULL;
-  if (zg_onnx_has(n, "value_float")) {
-    n->out[0] = zg_b_scalar(b, ZG_F32, zg_onnx_float(n, "value_float", 0));
-  } else if (zg_onnx_has(n, "value_int")) {
-    const int64_t v = zg_onnx_int(n, "value_int", 0);
-    const zg_type t = zg_type_scalar(ZG_I64);
-    n->out[0] = zg_b_const_data(b, &t, &v);
-  } else if (zg_onnx_ints(n, "value_ints", &ints)) {
-    n->out[0] = zg_b_int_vec(b, ints.at, ints.n);
-  } else if (zg_onnx_floats(n, "value_floats", &floats, &k)) {
-    const zg_type t = zg_type_make(ZG_F32, 1, &k);
-    float *at = ZG_NEW_N(zg_builder_arena(b), float, k + 1);
-    for (int64_t i = 0; i < k; i++) at[i] = (float)floats[i];
-    n->out[0] = zg_b_const_data(b, &t, at);
-  } else {
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "has no numeric value (strings are not supported)");
-  }
-  return NULL;
-}
-
 static zg_status import_shape(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 1));
   const zg_type t = *zg_b_type(n->b, n->in[0]);
@@ -102,7 +75,6 @@ static zg_status import_range(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"Constant", "", 1, 0, import_constant},
     {"Shape", "", 1, 0, import_shape},
     {"Size", "", 1, 0, import_size},
     {"ConstantOfShape", "", 9, 0, import_constant_of_shape},
