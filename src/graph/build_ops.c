@@ -164,17 +164,14 @@ static zg_val reduce_dims(zg_builder *b, zg_red kind, zg_val x, const bool *over
   const zg_type t = *zg_b_type(b, x);
   int64_t axes[ZG_MAX_RANK], dim[ZG_MAX_RANK];
   uint32_t n = 0, rank = 0;
+  bool work = false;
   for (uint32_t d = 0; d < t.rank; d++) {
-    if (over[d] && t.dim[d] != 1) axes[n++] = d;   // reducing one element is a reshape
+    if (over[d]) axes[n++] = d, work |= t.dim[d] != 1;
     if (!over[d] || keep) dim[rank++] = over[d] ? 1 : t.dim[d];
   }
-  if (n) {
-    bool plain = !keep;
-    for (uint32_t d = 0; d < t.rank; d++) plain &= !over[d] || t.dim[d] != 1;
-    const zg_reduce_attr a = {kind, !plain, {n, axes}};
-    x = zg_emit1(b, &zg_op_reduce, &a, &x, 1);
-  }
-  return zg_b_reshape(b, x, dim, rank);
+  if (!work) return zg_b_reshape(b, x, dim, rank);   // reducing one element is a reshape
+  const zg_reduce_attr a = {kind, keep, {n, axes}};
+  return zg_emit1(b, &zg_op_reduce, &a, &x, 1);
 }
 
 zg_val zg_b_reduce(zg_builder *b, zg_red kind, zg_val x, const int64_t *axes, int64_t n_axes, bool keep) {

@@ -1,0 +1,178 @@
+// Golden files: `tests/golden/*.zg` hold a pass with its arguments, a graph, `----`, and the dump that the pass must give.
+//
+//   # pass: lower_autodiff params=1
+//   graph { ... }
+//   ----
+//   graph grads { ... }
+//
+// ZG_GOLDEN_UPDATE=1 rewrites the second part; review the difference. Arguments are key=value; a pass that fails prints
+// "error: MESSAGE". The dumps are compared without their comments' column, so as text.
+#include <check.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "graph/core.h"
+#include "graph/pass.h"
+
+enum { MAX_FILES = 512 };
+static char *files[MAX_FILES];
+static int n_files;
+
+// ---- arguments ----------------------------------------------------------------------------------------------------------
+typedef struct { char *text; } args;
+
+static const char *arg(const args *a, const char *key, const char *def) {   // value of key=value; leaked, tests are short
+  const size_t n = strlen(key);
+  for (const char *p = a->text; (p = strstr(p, key)); p += n)
+    if ((p == a->text || p[-1] == ' ') && p[n] == '=') return strndup(p + n + 1, strcspn(p + n + 1, " \n"));
+  return def;
+}
+static double num(const args *a, const char *key, double def) {
+  const char *v = arg(a, key, NULL);
+  return v ? strtod(v, NULL) : def;
+}
+static int which(const char *name, const char *const *names, int n) {
+  for (int i = 0; i < n; i++)
+    if (strcmp(names[i], name) == 0) return i;
+  ck_abort_msg("golden: no such kind \"%s\"", name);
+}
+
+// ---- passes -------------------------------------------------------------------------------------------------------------
+static zg_status run_loss(const zg_graph *g, const args *a, zg_graph **out) {
+  static const char *const kinds[] = {"cross_entropy", "mse", "l1", "huber", "bce_with_logits", "graph_output"};
+  const zg_loss_spec s = {.kind = (zg_loss_kind)which(arg(a, "kind", "mse"), kinds, 6), .prediction = arg(a, "prediction", "logits"),
+                          .labels = arg(a, "labels", "labels"), .weight = num(a, "weight", 1), .shift = num(a, "shift", 0),
+                          .from_probs = num(a, "from_probs", 0), .ignore_index = (int64_t)num(a, "ignore_index", -100),
+                          .class_axis = (int64_t)num(a, "class_axis", -1), .label_smoothing = num(a, "label_smoothing", 0),
+                          .delta = num(a, "delta", 1)};
+  return zg_pass_attach_loss(g, &s, 1, out);
+}
+
+static zg_status run_autodiff(const zg_graph *g, const args *a, zg_graph **out) {
+  const char *wrt[] = {arg(a, "wrt", NULL)};
+  const zg_autodiff_options o = {.seed = num(a, "seed", 1), .params = num(a, "params", 1), .wrt = wrt, .n_wrt = wrt[0] != NULL};
+  return zg_pass_lower_autodiff(g, &o, out);
+}
+
+static zg_status run_optimizer(const zg_graph *g, const args *a, zg_graph **out) {
+  static const char *const kinds[] = {"sgd", "adam", "adamw", "lion", "adagrad", "lamb", "muon"};
+  const char *match[] = {arg(a, "no_decay", "")};
+  const zg_opt_group group = {.lr_scale = 1, .weight_decay = 0, .match = match, .n_match = 1};
+  const zg_opt_spec o = {.kind = (zg_opt_kind)which(arg(a, "kind", "sgd"), kinds, 7), .beta1 = num(a, "beta1", 0.9),
+                         .beta2 = num(a, "beta2", 0.999), .eps = num(a, "eps", 1e-8), .weight_decay = num(a, "weight_decay", 0),
+                         .momentum = num(a, "momentum", 0), .nesterov = num(a, "nesterov", 0), .clip = num(a, "clip", 0),
+                         .dampening = num(a, "dampening", 0), .groups = &group, .n_groups = match[0][0] != 0};
+  return zg_pass_attach_optimizer(g, &o, out);
+}
+
+static zg_status run_simplify(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return zg_pass_opt_simplify(g, out);
+}
+static zg_status run_core(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return zg_pass_lower_to_core(g, out);
+}
+
+static zg_status run_accumulate(const zg_graph *g, const args *a, zg_graph **out) {
+  zg_graph *micro, *update;
+  ZG_TRY(zg_pass_split_accumulate(g, &micro, &update));
+  const bool want_update = strcmp(arg(a, "part", "micro"), "update") == 0;
+  *out = want_update ? update : micro;
+  zg_graph_free(want_update ? micro : update);
+  return NULL;
+}
+
+static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   // print -> parse -> print
+  (void)a;
+  zg_str text = {0};
+  zg_graph_print(g, &text);
+  zg_status s = zg_graph_parse(text.at, "printed", out);
+  zg_str_fini(&text);
+  return s;
+}
+
+static const struct { const char *name; zg_status (*run)(const zg_graph *, const args *, zg_graph **); } passes[] = {
+    {"attach_loss", run_loss},         {"lower_autodiff", run_autodiff}, {"attach_optimizer", run_optimizer},
+    {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
+    {"print", run_none},
+};
+
+// ---- files --------------------------------------------------------------------------------------------------------------
+static void run_pass(const char *name, const args *a, const char *text, const char *file, zg_str *dump) {
+  zg_graph *g = NULL, *out = NULL;
+  zg_status s = zg_graph_parse(text, file, &g);
+  bool found = false;
+  for (size_t i = 0; !s && i < ZG_COUNT(passes); i++)
+    if (strcmp(passes[i].name, name) == 0) found = true, s = passes[i].run(g, a, &out);
+  if (!s && !found) s = zg_error(ZG_NOT_FOUND, "no pass \"%s\"", name);
+  if (!s) s = zg_graph_verify(out);
+  if (s) {
+    zg_str_add(dump, "error: %s\n", zg_status_message(s));
+    zg_status_free(s);
+  } else {
+    zg_graph_print(out, dump);
+    zg_graph *again;
+    zg_str twice = {0};
+    s = zg_graph_parse(dump->at, "dump", &again);
+    ck_assert_msg(!s, "%s: the dump does not parse: %s", file, s ? zg_status_message(s) : "");
+    zg_graph_free(again);
+    zg_str_fini(&twice);
+  }
+  zg_graph_free(g);
+  zg_graph_free(out);
+}
+
+START_TEST(golden_file) {
+  const char *path = files[_i];
+  zg_str whole = {0}, dump = {0};
+  zg_status s = zg_file_read(path, &whole);
+  ck_assert_msg(!s, "%s", s ? zg_status_message(s) : "");
+  char *split = strstr(whole.at, "----\n");
+  ck_assert_msg(strncmp(whole.at, "# pass: ", 8) == 0 && split, "%s: want a line \"# pass: NAME\" and a line \"----\"", path);
+  char name[64] = "", *line_end = strchr(whole.at, '\n');
+  sscanf(whole.at + 8, "%63s", name);
+  args a = {strndup(whole.at + 8 + strlen(name), (size_t)(line_end - whole.at) - 8 - strlen(name))};
+  char *text = strndup(line_end, (size_t)(split - line_end));
+  run_pass(name, &a, text, strrchr(path, '/') + 1, &dump);
+  if (getenv("ZG_GOLDEN_UPDATE")) {
+    zg_str fresh = {0};
+    zg_str_put(&fresh, whole.at, (size_t)(split - whole.at) + 5);
+    zg_str_put(&fresh, dump.at, dump.n);
+    s = zg_file_write_atomic(path, fresh.at, fresh.n);
+    ck_assert_msg(!s, "%s", s ? zg_status_message(s) : "");
+    zg_str_fini(&fresh);
+  } else {
+    ck_assert_msg(strcmp(split + 5, dump.at) == 0, "%s: want\n%s\ngot\n%s", path, split + 5, dump.at);
+  }
+  free(a.text);
+  free(text);
+  zg_str_fini(&whole);
+  zg_str_fini(&dump);
+}
+END_TEST
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+int main(void) {
+  const char *folder = getenv("ZG_GOLDEN_DIR");
+  DIR *d = opendir(folder ? folder : ZG_GOLDEN_DIR);
+  if (!d) return 1;
+  for (struct dirent *e; (e = readdir(d)) && n_files < MAX_FILES;) {
+    const char *dot = strrchr(e->d_name, '.');
+    if (!dot || strcmp(dot, ".zg") != 0) continue;
+    if (asprintf(&files[n_files++], "%s/%s", folder ? folder : ZG_GOLDEN_DIR, e->d_name) < 0) return 1;
+  }
+  closedir(d);
+  qsort(files, (size_t)n_files, sizeof *files, by_name);
+  Suite *s = suite_create("golden");
+  TCase *t = tcase_create("golden");
+  tcase_add_loop_test(t, golden_file, 0, n_files);
+  suite_add_tcase(s, t);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_ENV);
+  const int n = srunner_ntests_failed(r);
+  srunner_free(r);
+  return n != 0 || n_files == 0;
+}
