@@ -1,16 +1,22 @@
-// Accelerate's configuration: ClusterConfig's top-level keys and its sections. Keys of the top level that mean the same here
-// (num_processes, mixed_precision, ...) are rows of our own schema; this file holds the others.
+// Accelerate's configuration: ClusterConfig's top-level keys and its sections. Keys of the top level that
+// mean the same here (num_processes, mixed_precision, ...) are rows of our own schema; this file holds the
+// others.
 //
-// The stage follows from distributed_type, as in Accelerate: NO and MULTI_* are stage 0, DEEPSPEED takes zero_stage (2 where
-// it is not given), FSDP its sharding strategy. A section of a type that is not chosen is not used, and a note says so.
+// The stage follows from distributed_type, as in Accelerate: NO and MULTI_* are stage 0, DEEPSPEED takes
+// zero_stage (2 where it is not given), FSDP its sharding strategy. A section of a type that is not chosen is
+// not used, and a note says so.
 #include "train/config_priv.h"
 
 #include <ctype.h>
 
-#define SAME(p, row, note) {p, ZG_FATE_HONOURED, row, note, NULL, NULL}
-#define MAPPED(p, row, f, note) {p, ZG_FATE_MAPPED, row, note, NULL, f}
-#define NOTHING(p, note) {p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL}
-#define REFUSED(p, ok, note) {p, ZG_FATE_REFUSED, NULL, note, ok, NULL}
+#define SAME(p, row, note) \
+  { p, ZG_FATE_HONOURED, row, note, NULL, NULL }
+#define MAPPED(p, row, f, note) \
+  { p, ZG_FATE_MAPPED, row, note, NULL, f }
+#define NOTHING(p, note) \
+  { p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL }
+#define REFUSED(p, ok, note) \
+  { p, ZG_FATE_REFUSED, NULL, note, ok, NULL }
 
 static const char tpu[] = "for TPUs";
 static const char compiled[] = "every run is compiled before its first step";
@@ -18,7 +24,8 @@ static const char compiled[] = "every run is compiled before its first step";
 // ---- top level ----------------------------------------------------------------------------------------------------
 
 static zg_status use_cpu(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (val->kind != ZG_YAML_BOOL) return zg_yaml_error(val, "use_cpu is %s, want true or false", zg_yaml_kind_name(val->kind));
+  if (val->kind != ZG_YAML_BOOL)
+    return zg_yaml_error(val, "use_cpu is %s, want true or false", zg_yaml_kind_name(val->kind));
   if (val->i) zg__config_set_text(cfg, "device", "cpu", origin);
   return NULL;
 }
@@ -28,6 +35,7 @@ static zg_status legacy_fp16(zg_config *cfg, const zg_yaml *val, const char *ori
   return NULL;
 }
 
+// clang-format off
 static const zg_foreign_key top_keys[] = {
   REFUSED("compute_environment", "LOCAL_MACHINE|0", "only LOCAL_MACHINE; SageMaker has its own launcher"),
   MAPPED("use_cpu", "device", use_cpu, "true becomes device: cpu"),
@@ -47,7 +55,9 @@ static const zg_foreign_key top_keys[] = {
   REFUSED("fp8_config.*", "", "fp8 training is not supported; use mixed_precision: bf16"),
   REFUSED("megatron_lm_config.*", "", "tensor and pipeline parallelism are not supported; use DEEPSPEED with zero_stage 3"),
 };
-const zg_foreign_table zg__accelerate_top = {"", "Accelerate: top level", false, top_keys, ZG_COUNT(top_keys)};
+// clang-format on
+const zg_foreign_table zg__accelerate_top = {"", "Accelerate: top level", false, top_keys,
+                                             ZG_COUNT(top_keys)};
 
 // ---- deepspeed_config ---------------------------------------------------------------------------------------------
 
@@ -56,19 +66,24 @@ static zg_status config_file(zg_config *cfg, const zg_yaml *val, const char *ori
   return zg__deepspeed_file(cfg, val);
 }
 
+// "none" is no path.
+static zg_status nvme_path(zg_config *cfg, const char *to, const zg_yaml *val, const char *origin) {
+  if (!strcmp(val->text, "none")) return NULL;
+  return zg__key_set(&cfg->mem, &zg__config_table, zg__key_find(&zg__config_table, to), cfg, val, origin);
+}
+
 static zg_status nvme_optimizer(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (strcmp(val->text, "none")) zg__config_set_text(cfg, "zero.offload_optimizer.nvme_path", zg_arena_printf(&cfg->mem, "\"%s\"", val->text), origin);
-  return NULL;
+  return nvme_path(cfg, "zero.offload_optimizer.nvme_path", val, origin);
 }
 
 static zg_status nvme_param(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (strcmp(val->text, "none")) zg__config_set_text(cfg, "zero.offload_param.nvme_path", zg_arena_printf(&cfg->mem, "\"%s\"", val->text), origin);
-  return NULL;
+  return nvme_path(cfg, "zero.offload_param.nvme_path", val, origin);
 }
 
 static const char start_yourself[] =
-  "start the same command on each machine with its machine_rank, or start zgraph under srun or mpirun";
+    "start the same command on each machine with its machine_rank, or start zgraph under srun or mpirun";
 
+// clang-format off
 static const zg_foreign_key deepspeed_keys[] = {
   MAPPED("deepspeed_config_file", NULL, config_file, NULL),
   SAME("zero_stage", "zero.stage", "2 where it is not given"),
@@ -87,25 +102,33 @@ static const zg_foreign_key deepspeed_keys[] = {
   NOTHING("deepspeed_moe_layer_cls_names", "gathers follow the graph, not modules"),
   NOTHING("seq_parallel_communication_data_type", "DeepSpeed does not read it here either"),
 };
-const zg_foreign_table zg__accelerate_deepspeed =
-  {"deepspeed_config", "Accelerate: `deepspeed_config`", true, deepspeed_keys, ZG_COUNT(deepspeed_keys)};
+// clang-format on
+const zg_foreign_table zg__accelerate_deepspeed = {"deepspeed_config", "Accelerate: `deepspeed_config`", true,
+                                                   deepspeed_keys, ZG_COUNT(deepspeed_keys)};
 
 // ---- fsdp_config --------------------------------------------------------------------------------------------------
 
 static zg_status reshard(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  static const char *const names[] = {"FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"};
-  if (val->kind == ZG_YAML_SEQ || val->kind == ZG_YAML_MAP) return zg_yaml_error(val, "want true, false or a sharding strategy");
+  static const char *const names[] = {"FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD",
+                                      "HYBRID_SHARD_ZERO2"};
+  if (val->kind == ZG_YAML_SEQ || val->kind == ZG_YAML_MAP)
+    return zg_yaml_error(val, "want true, false or a sharding strategy");
   char *text = zg_arena_str(&cfg->mem, val->text);
   for (char *p = text; *p; p++) *p = (char)toupper((unsigned char)*p);
   if (val->kind == ZG_YAML_BOOL) text = zg_arena_str(&cfg->mem, val->i ? "FULL_SHARD" : "SHARD_GRAD_OP");
-  if (val->kind == ZG_YAML_INT && val->i >= 1 && val->i <= 5) text = zg_arena_str(&cfg->mem, names[val->i - 1]);
+  if (val->kind == ZG_YAML_INT && val->i >= 1 && val->i <= 5)
+    text = zg_arena_str(&cfg->mem, names[val->i - 1]);
   for (size_t i = 0; i < ZG_COUNT(names); i++)
     if (!strcmp(text, names[i])) return cfg->state->reshard = text, cfg->state->reshard_origin = origin, NULL;
-  return zg_yaml_error(val, "\"%s\" is no sharding strategy; want true, false, FULL_SHARD, SHARD_GRAD_OP, NO_SHARD, HYBRID_SHARD or HYBRID_SHARD_ZERO2", val->text);
+  return zg_yaml_error(val,
+                       "\"%s\" is no sharding strategy; want true, false, FULL_SHARD, SHARD_GRAD_OP, "
+                       "NO_SHARD, HYBRID_SHARD or HYBRID_SHARD_ZERO2",
+                       val->text);
 }
 
 static zg_status offload_params(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (val->kind != ZG_YAML_BOOL) return zg_yaml_error(val, "fsdp_offload_params is %s, want true or false", zg_yaml_kind_name(val->kind));
+  if (val->kind != ZG_YAML_BOOL)
+    return zg_yaml_error(val, "fsdp_offload_params is %s, want true or false", zg_yaml_kind_name(val->kind));
   if (!val->i) return NULL;
   zg__config_set_text(cfg, "zero.offload_param.device", "cpu", origin);
   zg__config_set_text(cfg, "zero.offload_optimizer.device", "cpu", origin);
@@ -121,6 +144,7 @@ static const char by_graph[] = "buckets follow the order of use in the graph, no
 static const char planned[] = "prefetch is planned from the schedule";
 static const char one_layout[] = "checkpoints hold whole tensors and are read at any rank count";
 
+// clang-format off
 static const zg_foreign_key fsdp_keys[] = {
   NOTHING("fsdp_version", "1 and 2 mean the same here"),
   MAPPED("fsdp_reshard_after_forward", "zero.stage", reshard, "true, FULL_SHARD: stage 3; false, SHARD_GRAD_OP: stage 2; NO_SHARD: stage 0; HYBRID_SHARD: stage 3 in groups of one machine; HYBRID_SHARD_ZERO2: stage 2"),
@@ -137,7 +161,9 @@ static const zg_foreign_key fsdp_keys[] = {
   NOTHING("fsdp_cpu_ram_efficient_loading", "each rank reads only its shards, always"),
   REFUSED("fsdp_ignored_modules", "", "there are no modules in a graph; name parameters under `frozen:` instead"),
 };
-const zg_foreign_table zg__accelerate_fsdp = {"fsdp_config", "Accelerate: `fsdp_config`", true, fsdp_keys, ZG_COUNT(fsdp_keys)};
+// clang-format on
+const zg_foreign_table zg__accelerate_fsdp = {"fsdp_config", "Accelerate: `fsdp_config`", true, fsdp_keys,
+                                              ZG_COUNT(fsdp_keys)};
 
 // ---- parallelism_config -------------------------------------------------------------------------------------------
 
@@ -145,9 +171,11 @@ static const char data_only[] = "only data parallelism (ZeRO) is supported; set 
 
 static zg_status shard_group(zg_config *cfg, const zg_yaml *val, const char *origin) {
   if (val->kind == ZG_YAML_INT && val->i == 1) return NULL;
-  return zg__key_set(&cfg->mem, &zg__config_table, zg__key_find(&zg__config_table, "zero.mics_shard_size"), cfg, val, origin);
+  return zg__key_set(&cfg->mem, &zg__config_table, zg__key_find(&zg__config_table, "zero.mics_shard_size"),
+                     cfg, val, origin);
 }
 
+// clang-format off
 static const zg_foreign_key parallel_keys[] = {
   NOTHING("parallelism_config_dp_replicate_size", "groups follow from parallelism_config_dp_shard_size and num_processes"),
   MAPPED("parallelism_config_dp_shard_size", "zero.mics_shard_size", shard_group, "above 1: ranks that share one set of shards"),
@@ -157,8 +185,9 @@ static const zg_foreign_key parallel_keys[] = {
   NOTHING("parallelism_config_sp_backend", data_only), NOTHING("parallelism_config_sp_seq_length", data_only),
   NOTHING("parallelism_config_sp_seq_length_is_variable", data_only), NOTHING("parallelism_config_sp_attn_implementation", data_only),
 };
-const zg_foreign_table zg__accelerate_parallel =
-  {"parallelism_config", "Accelerate: `parallelism_config`", true, parallel_keys, ZG_COUNT(parallel_keys)};
+// clang-format on
+const zg_foreign_table zg__accelerate_parallel = {"parallelism_config", "Accelerate: `parallelism_config`",
+                                                  true, parallel_keys, ZG_COUNT(parallel_keys)};
 
 // ---- from documents to the stage ----------------------------------------------------------------------------------
 
@@ -194,9 +223,13 @@ static zg_status deepspeed_section(zg_config *cfg, const zg_yaml *map) {
   return zg__foreign_apply(cfg, &zg__accelerate_deepspeed, &sorted);
 }
 
-static zg_status section(zg_config *cfg, const zg_foreign_table *t, const zg_yaml *key, const zg_yaml *val, bool chosen) {
-  if (chosen) return t == &zg__accelerate_deepspeed ? deepspeed_section(cfg, val) : zg__foreign_apply(cfg, t, val);
-  if (val->n) zg__config_note(cfg, "%s (%s) is not used: distributed_type is %s", t->name, zg__key_origin(&cfg->mem, key), zg_config_choice(cfg, "distributed_type"));
+static zg_status section(zg_config *cfg, const zg_foreign_table *t, const zg_yaml *key, const zg_yaml *val,
+                         bool chosen) {
+  if (chosen)
+    return t == &zg__accelerate_deepspeed ? deepspeed_section(cfg, val) : zg__foreign_apply(cfg, t, val);
+  if (val->n)
+    zg__config_note(cfg, "%s (%s) is not used: distributed_type is %s", t->name,
+                    zg__key_origin(&cfg->mem, key), zg_config_choice(cfg, "distributed_type"));
   return NULL;
 }
 
@@ -204,14 +237,24 @@ zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml
   zg_cfg_distributed_type type = cfg->state->type;
   bool sharded = type == ZG_CFG_DIST_FSDP || type == ZG_CFG_DIST_DEEPSPEED;
   *taken = true;
-  if (!strcmp(key->text, "deepspeed_config")) return section(cfg, &zg__accelerate_deepspeed, key, val, type == ZG_CFG_DIST_DEEPSPEED);
-  if (!strcmp(key->text, "fsdp_config")) return section(cfg, &zg__accelerate_fsdp, key, val, type == ZG_CFG_DIST_FSDP);
-  if (!strcmp(key->text, "parallelism_config")) return section(cfg, &zg__accelerate_parallel, key, val, sharded);
+  if (!strcmp(key->text, "deepspeed_config"))
+    return section(cfg, &zg__accelerate_deepspeed, key, val, type == ZG_CFG_DIST_DEEPSPEED);
+  if (!strcmp(key->text, "fsdp_config"))
+    return section(cfg, &zg__accelerate_fsdp, key, val, type == ZG_CFG_DIST_FSDP);
+  if (!strcmp(key->text, "parallelism_config"))
+    return section(cfg, &zg__accelerate_parallel, key, val, sharded);
   for (size_t i = 0; i < ZG_COUNT(top_keys); i++) {
     size_t n = strcspn(top_keys[i].path, ".");
     if (strncmp(top_keys[i].path, key->text, n) || key->text[n]) continue;
     zg_yaml *k = (zg_yaml *)(uintptr_t)key, *v = (zg_yaml *)(uintptr_t)val;
-    zg_yaml one = {.kind = ZG_YAML_MAP, .src = key->src, .line = key->line, .col = key->col, .text = "", .n = 1, .keys = &k, .vals = &v};
+    zg_yaml one = {.kind = ZG_YAML_MAP,
+                   .src = key->src,
+                   .line = key->line,
+                   .col = key->col,
+                   .text = "",
+                   .n = 1,
+                   .keys = &k,
+                   .vals = &v};
     return zg__foreign_apply(cfg, &zg__accelerate_top, &one);
   }
   *taken = false;
@@ -220,25 +263,34 @@ zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml
 
 static void fsdp_stage(zg_config *cfg) {
   const char *how = cfg->state->reshard ? cfg->state->reshard : "FULL_SHARD";
-  const char *origin = cfg->state->reshard_origin ? cfg->state->reshard_origin : "default of FSDP (FULL_SHARD)";
+  const char *origin =
+      cfg->state->reshard_origin ? cfg->state->reshard_origin : "default of FSDP (FULL_SHARD)";
   bool hybrid = !strncmp(how, "HYBRID", 6);
-  const char *stage = !strcmp(how, "NO_SHARD") ? "0" : !strcmp(how, "FULL_SHARD") || !strcmp(how, "HYBRID_SHARD") ? "3" : "2";
+  const char *stage = !strcmp(how, "NO_SHARD")                                     ? "0"
+                      : !strcmp(how, "FULL_SHARD") || !strcmp(how, "HYBRID_SHARD") ? "3"
+                                                                                   : "2";
   zg__config_set_text(cfg, "zero.stage", stage, origin);
-  if (!strcmp(how, "FULL_SHARD") && cfg->state->reshard && !zg_config_given(cfg, "zero.stage3_max_reuse_distance"))
+  if (!strcmp(how, "FULL_SHARD") && cfg->state->reshard &&
+      !zg_config_given(cfg, "zero.stage3_max_reuse_distance"))
     zg__config_set_text(cfg, "zero.stage3_max_reuse_distance", "0", origin);
   if (hybrid && *stage == '3' && cfg->num_machines > 1 && !zg_config_given(cfg, "zero.mics_shard_size"))
-    zg__config_set_text(cfg, "zero.mics_shard_size", zg_arena_printf(&cfg->mem, "%lld", (long long)(cfg->num_processes / cfg->num_machines)), origin);
+    zg__config_set_text(
+        cfg, "zero.mics_shard_size",
+        zg_arena_printf(&cfg->mem, "%lld", (long long)(cfg->num_processes / cfg->num_machines)), origin);
 }
 
 zg_status zg__accelerate_end(zg_config *cfg) {
   zg__config_state *s = cfg->state;
   bool given = zg_config_given(cfg, "zero.stage");
   if (s->type == ZG_CFG_DIST_NO && cfg->num_processes != 1) {
-    zg__config_note(cfg, "num_processes %lld (%s) is 1: distributed_type is NO", (long long)cfg->num_processes, zg_config_origin(cfg, "num_processes"));
+    zg__config_note(cfg, "num_processes %lld (%s) is 1: distributed_type is NO",
+                    (long long)cfg->num_processes, zg_config_origin(cfg, "num_processes"));
     zg__config_set_text(cfg, "num_processes", "1", "distributed_type NO");
   }
-  if (s->type == ZG_CFG_DIST_MULTI_CPU && cfg->device == ZG_CFG_DEVICE_AUTO) zg__config_set_text(cfg, "device", "cpu", "distributed_type MULTI_CPU");
-  if (s->type == ZG_CFG_DIST_DEEPSPEED && !given && !s->json_given) zg__config_set_text(cfg, "zero.stage", "2", "default of DEEPSPEED");
+  if (s->type == ZG_CFG_DIST_MULTI_CPU && cfg->device == ZG_CFG_DEVICE_AUTO)
+    zg__config_set_text(cfg, "device", "cpu", "distributed_type MULTI_CPU");
+  if (s->type == ZG_CFG_DIST_DEEPSPEED && !given && !s->json_given)
+    zg__config_set_text(cfg, "zero.stage", "2", "default of DEEPSPEED");
   if (s->type == ZG_CFG_DIST_FSDP && !given) fsdp_stage(cfg);
   zg__deepspeed_end(cfg);
   if (!s->json_precision_origin) return NULL;
@@ -246,8 +298,11 @@ zg_status zg__accelerate_end(zg_config *cfg) {
     static const char *const names[] = {"'no'", "bf16", "fp16"};
     zg__config_set_text(cfg, "mixed_precision", names[s->json_precision], s->json_precision_origin);
   } else if (cfg->mixed_precision != s->json_precision) {
-    return zg__config_error(cfg, "mixed_precision", "%s, but %s asks for %s; remove one of them", zg_config_choice(cfg, "mixed_precision"),
-                            s->json_precision_origin, s->json_precision == ZG_CFG_MIXED_BF16 ? "bf16" : s->json_precision == ZG_CFG_MIXED_FP16 ? "fp16" : "no");
+    return zg__config_error(cfg, "mixed_precision", "%s, but %s asks for %s; remove one of them",
+                            zg_config_choice(cfg, "mixed_precision"), s->json_precision_origin,
+                            s->json_precision == ZG_CFG_MIXED_BF16   ? "bf16"
+                            : s->json_precision == ZG_CFG_MIXED_FP16 ? "fp16"
+                                                                     : "no");
   }
   return NULL;
 }

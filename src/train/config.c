@@ -1,4 +1,5 @@
-// Loading: files and --set become document trees, trees become fields; then printing, hashing and the manual's key list.
+// Loading: files and --set become document trees, trees become fields; then printing, hashing and the
+// manual's key list.
 #include "train/config_priv.h"
 
 #include <dirent.h>
@@ -35,7 +36,8 @@ static size_t names_below(zg_arena *mem, const char *prefix, const char **names,
   const char *sections[] = {"deepspeed_config", "fsdp_config", "parallelism_config"};
   for (size_t i = 0; i < ZG_COUNT(sections) && !skip && n < max; i++) names[n++] = sections[i];
   for (size_t i = 0; i < zg__accelerate_top.n && !skip && n < max; i++)
-    names[n++] = zg_arena_strn(mem, zg__accelerate_top.keys[i].path, strcspn(zg__accelerate_top.keys[i].path, "."));
+    names[n++] =
+        zg_arena_strn(mem, zg__accelerate_top.keys[i].path, strcspn(zg__accelerate_top.keys[i].path, "."));
   return n;
 }
 
@@ -43,37 +45,45 @@ static zg_status unknown_key(zg_config *cfg, const char *prefix, const zg_yaml *
   const char *names[256] = {0}, *deeper = NULL;
   size_t n = names_below(&cfg->mem, prefix, names, ZG_COUNT(names));
   const char *near = zg_nearest(key->text, names, n);
-  for (size_t i = 0; i < zg__config_table.n && !near && !deeper; i++) {   // `lr` at the top: optimizer.lr is meant
+  for (size_t i = 0; i < zg__config_table.n && !near && !deeper;
+       i++) {  // `lr` at the top: optimizer.lr is meant
     const char *path = zg__config_table.keys[i].path, *last = strrchr(path, '.');
     if (last && !strcmp(last + 1, key->text)) deeper = path;
   }
   const char *in = *prefix ? " in " : "", *hint = near ? near : deeper;
-  if (hint) return zg_yaml_error(key, "unknown key \"%s\"%s%s; did you mean \"%s\"?", key->text, in, prefix, hint);
-  return zg_yaml_error(key, "unknown key \"%s\"%s%s; `zgraph config --keys` lists all keys", key->text, in, prefix);
+  if (hint)
+    return zg_yaml_error(key, "unknown key \"%s\"%s%s; did you mean \"%s\"?", key->text, in, prefix, hint);
+  return zg_yaml_error(key, "unknown key \"%s\"%s%s; `zgraph config --keys` lists all keys", key->text, in,
+                       prefix);
 }
 
 static bool is_section(const char *path) {
   size_t n = strlen(path);
   for (size_t i = 0; i < zg__config_table.n; i++)
-    if (!strncmp(zg__config_table.keys[i].path, path, n) && zg__config_table.keys[i].path[n] == '.') return true;
+    if (!strncmp(zg__config_table.keys[i].path, path, n) && zg__config_table.keys[i].path[n] == '.')
+      return true;
   return false;
 }
 
 static zg_status apply_entry(zg_config *cfg, const char *prefix, const zg_yaml *key, const zg_yaml *val) {
-  if (key->kind != ZG_YAML_STR) return zg_yaml_error(key, "this key is %s; put it into quotes", zg_yaml_kind_name(key->kind));
+  if (key->kind != ZG_YAML_STR)
+    return zg_yaml_error(key, "this key is %s; put it into quotes", zg_yaml_kind_name(key->kind));
   if (!*prefix) {
     bool taken = false;
     ZG_TRY(zg__accelerate_entry(cfg, key, val, &taken));
     if (taken) return NULL;
   }
   const char *dot = strchr(key->text, '.');
-  if (dot) return zg_yaml_error(key, "unknown key \"%s\"; in a file sections are nested: %.*s: {%s: ...}", key->text, (int)(dot - key->text), key->text, dot + 1);
+  if (dot)
+    return zg_yaml_error(key, "unknown key \"%s\"; in a file sections are nested: %.*s: {%s: ...}", key->text,
+                         (int)(dot - key->text), key->text, dot + 1);
   const char *path = *prefix ? zg_arena_printf(&cfg->mem, "%s.%s", prefix, key->text) : key->text;
   int row = zg__key_find(&zg__config_table, path);
   if (row >= 0) return zg__key_set(&cfg->mem, &zg__config_table, row, cfg, val, NULL);
   if (!is_section(path)) return unknown_key(cfg, prefix, key);
   if (val->kind == ZG_YAML_NULL) return NULL;
-  if (val->kind != ZG_YAML_MAP) return zg_yaml_error(val, "%s is %s, want a mapping of its keys", path, zg_yaml_kind_name(val->kind));
+  if (val->kind != ZG_YAML_MAP)
+    return zg_yaml_error(val, "%s is %s, want a mapping of its keys", path, zg_yaml_kind_name(val->kind));
   return zg__config_apply(cfg, path, val);
 }
 
@@ -101,7 +111,9 @@ static size_t config_dirs(zg_arena *mem, const char *dirs[4]) {
   return n;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_name(const void *a, const void *b) {
+  return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static zg_status no_such_config(zg_arena *mem, const char *name, const char *const *dirs, size_t n_dirs) {
   const char *names[128];
@@ -110,7 +122,8 @@ static zg_status no_such_config(zg_arena *mem, const char *name, const char *con
     DIR *d = opendir(dirs[i]);
     for (struct dirent *e; d && (e = readdir(d)) && n < ZG_COUNT(names);) {
       size_t len = strlen(e->d_name);
-      if (len > 5 && !strcmp(e->d_name + len - 5, ".yaml")) names[n++] = zg_arena_strn(mem, e->d_name, len - 5);
+      if (len > 5 && !strcmp(e->d_name + len - 5, ".yaml"))
+        names[n++] = zg_arena_strn(mem, e->d_name, len - 5);
     }
     if (d) closedir(d);
   }
@@ -121,7 +134,8 @@ static zg_status no_such_config(zg_arena *mem, const char *name, const char *con
   zg_str all = {0};
   for (size_t i = 0; i < n; i++)
     if (!i || strcmp(names[i], names[i - 1])) zg_str_add(&all, "%s%s", i ? ", " : "", names[i]);
-  zg_status status = zg_error(ZG_NOT_FOUND, "--config %s: no such file, nor a packaged one (%s)", name, all.at);
+  zg_status status =
+      zg_error(ZG_NOT_FOUND, "--config %s: no such file, nor a packaged one (%s)", name, all.at);
   zg_str_fini(&all);
   return status;
 }
@@ -148,8 +162,10 @@ static zg_status read_file(zg_config *cfg, const char *name, const zg_yaml **out
   zg_str text = {0};
   ZG_TRY(find_file(&cfg->mem, name, &path));
   zg_status status = zg_file_read(path, &text);
-  if (!status && text.n > (16u << 20)) status = zg_error(ZG_INVALID, "%s: a configuration of %zu bytes? It must be under 16 MiB", path, text.n);
-  if (!status && ends_with(path, ".json")) status = zg_json_parse(&cfg->mem, path, text.at ? text.at : "", text.n, out);
+  if (!status && text.n > (16u << 20))
+    status = zg_error(ZG_INVALID, "%s: a configuration of %zu bytes? It must be under 16 MiB", path, text.n);
+  if (!status && ends_with(path, ".json"))
+    status = zg_json_parse(&cfg->mem, path, text.at ? text.at : "", text.n, out);
   else if (!status) status = zg_yaml_parse(&cfg->mem, path, text.at ? text.at : "", text.n, out);
   zg_str_fini(&text);
   if (status) return status;
@@ -158,10 +174,12 @@ static zg_status read_file(zg_config *cfg, const char *name, const zg_yaml **out
   return NULL;
 }
 
-// "a.b=v" becomes {a: {b: v}}. The value is read from a copy in which the path is blank, so that its columns are right.
+// "a.b=v" becomes {a: {b: v}}. The value is read from a copy in which the path is blank, so that its columns
+// are right.
 static zg_status read_set(zg_config *cfg, const char *arg, const zg_yaml **out) {
   const char *eq = strchr(arg, '=');
-  if (!eq || eq == arg) return zg_error(ZG_INVALID, "--set %s: want key.path=value, as in --set optimizer.lr=3e-4", arg);
+  if (!eq || eq == arg)
+    return zg_error(ZG_INVALID, "--set %s: want key.path=value, as in --set optimizer.lr=3e-4", arg);
   char *blank = zg_arena_str(&cfg->mem, arg);
   memset(blank, ' ', (size_t)(eq - arg) + 1);
   const zg_yaml *value = NULL;
@@ -172,14 +190,16 @@ static zg_status read_set(zg_config *cfg, const char *arg, const zg_yaml **out) 
   for (const char *p = arg; p && p < eq && n < ZG_COUNT(starts); n++) {
     starts[n] = (size_t)(p - arg);
     int row = zg__key_find(&zg__config_table, zg_arena_strn(&cfg->mem, arg, starts[n] ? starts[n] - 1 : 0));
-    bool names = row >= 0 && (zg__config_table.keys[row].kind == ZG_KEY_STR_MAP || zg__config_table.keys[row].kind == ZG_KEY_INT_MAP);
-    const char *dot = memchr(p, '.', (size_t)(eq - p));                  // names of tensors may contain dots
+    bool names = row >= 0 && (zg__config_table.keys[row].kind == ZG_KEY_STR_MAP ||
+                              zg__config_table.keys[row].kind == ZG_KEY_INT_MAP);
+    const char *dot = memchr(p, '.', (size_t)(eq - p));  // names of tensors may contain dots
     p = names ? NULL : dot ? dot + 1 : NULL;
   }
   zg_yaml *inner = (zg_yaml *)(uintptr_t)value;
   for (size_t end = (size_t)(eq - arg); n-- > 0; end = starts[n] - 1) {
     uint32_t col = (uint32_t)starts[n] + 1;
-    zg_yaml *key = zg__yaml_node(&cfg->mem, src, ZG_YAML_STR, 1, col), *map = zg__yaml_node(&cfg->mem, src, ZG_YAML_MAP, 1, col);
+    zg_yaml *key = zg__yaml_node(&cfg->mem, src, ZG_YAML_STR, 1, col),
+            *map = zg__yaml_node(&cfg->mem, src, ZG_YAML_MAP, 1, col);
     key->text = zg_arena_strn(&cfg->mem, arg + starts[n], end - starts[n]);
     map->text = "";
     map->n = 1;
@@ -191,7 +211,8 @@ static zg_status read_set(zg_config *cfg, const char *arg, const zg_yaml **out) 
   return NULL;
 }
 
-zg_status zg_config_load(const char *const *files, size_t n, const char *const *sets, size_t n_sets, zg_config **out) {
+zg_status zg_config_load(const char *const *files, size_t n, const char *const *sets, size_t n_sets,
+                         zg_config **out) {
   zg_config *cfg = zg_alloc(sizeof *cfg);
   const zg_yaml **docs = zg_alloc((n + n_sets) * sizeof *docs);
   zg_status status = NULL;
@@ -201,7 +222,8 @@ zg_status zg_config_load(const char *const *files, size_t n, const char *const *
   for (size_t i = 0; i < n_sets; i++) ZG_TRY_OUT(read_set(cfg, sets[i], &docs[n + i]));
   ZG_TRY_OUT(zg__accelerate_begin(cfg, docs, n + n_sets));
   for (size_t i = 0; i < n + n_sets; i++)
-    ZG_TRY_OUT(zg__deepspeed_is_json(docs[i]) ? zg__deepspeed_apply(cfg, docs[i]) : zg__config_apply(cfg, "", docs[i]));
+    ZG_TRY_OUT(zg__deepspeed_is_json(docs[i]) ? zg__deepspeed_apply(cfg, docs[i])
+                                              : zg__config_apply(cfg, "", docs[i]));
   ZG_TRY_OUT(zg__accelerate_end(cfg));
   ZG_TRY_OUT(zg__config_finish(cfg));
   cfg->state = NULL;
@@ -255,26 +277,30 @@ const char *zg_config_choice(const zg_config *cfg, const char *key) {
   return k->choices[*(const int *)zg__key_at(k, cfg)];
 }
 
-static void fill_one(zg_config *cfg, const char *key, bool *is_auto, int64_t *value, double filled, const char *rule) {
+static void fill_one(zg_config *cfg, const char *key, bool *is_auto, int64_t *value, double filled,
+                     const char *rule) {
   if (!*is_auto) return;
   *is_auto = false;
-  if (zg_config_given(cfg, key)) return;                  // a later file gave a number
+  if (zg_config_given(cfg, key)) return;  // a later file gave a number
   *value = filled < 1 ? 1 : filled > 9e18 ? INT64_MAX : (int64_t)filled;
-  cfg->origin[zg__key_find(&zg__config_table, key)] = zg_arena_printf(&cfg->mem, "auto: %s of the model's width", rule);
+  cfg->origin[zg__key_find(&zg__config_table, key)] =
+      zg_arena_printf(&cfg->mem, "auto: %s of the model's width", rule);
   zg__config_note(cfg, "%s was auto: %lld, %s of the model's width", key, (long long)*value, rule);
 }
 
 void zg_config_fill_auto(zg_config *cfg, int64_t hidden_size) {
   double h = (double)hidden_size;
-  fill_one(cfg, "zero.reduce_bucket_size", &cfg->zero.auto_reduce_bucket_size, &cfg->zero.reduce_bucket_size, h * h, "h*h");
-  fill_one(cfg, "zero.stage3_prefetch_bucket_size", &cfg->zero.auto_prefetch_bucket_size, &cfg->zero.stage3_prefetch_bucket_size,
-           floor(0.9 * h * h), "0.9*h*h");
+  fill_one(cfg, "zero.reduce_bucket_size", &cfg->zero.auto_reduce_bucket_size, &cfg->zero.reduce_bucket_size,
+           h * h, "h*h");
+  fill_one(cfg, "zero.stage3_prefetch_bucket_size", &cfg->zero.auto_prefetch_bucket_size,
+           &cfg->zero.stage3_prefetch_bucket_size, floor(0.9 * h * h), "0.9*h*h");
   fill_one(cfg, "zero.stage3_param_persistence_threshold", &cfg->zero.auto_persistence_threshold,
            &cfg->zero.stage3_param_persistence_threshold, 10 * h, "10*h");
 }
 
 uint64_t zg_config_hash(const zg_config *cfg) {
-  static const char *const local[] = {"machine_rank", "main_process_ip", "gpu_ids", "threads", "training.output_dir"};
+  static const char *const local[] = {"machine_rank", "main_process_ip", "gpu_ids", "threads",
+                                      "training.output_dir"};
   zg_str text = {0};
   for (size_t i = 0; i < zg__config_table.n; i++) {
     const zg_key *k = &zg__config_table.keys[i];

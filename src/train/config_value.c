@@ -11,7 +11,8 @@ const char *zg__key_origin(zg_arena *mem, const zg_yaml *at) {
 }
 
 static zg_status wrong_kind(const zg_key *k, const zg_yaml *v, const char *want) {
-  if (v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP) return zg_yaml_error(v, "%s is %s, want %s", k->path, zg_yaml_kind_name(v->kind), want);
+  if (v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP)
+    return zg_yaml_error(v, "%s is %s, want %s", k->path, zg_yaml_kind_name(v->kind), want);
   return zg_yaml_error(v, "%s is %s (%s), want %s", k->path, zg_yaml_kind_name(v->kind), v->text, want);
 }
 
@@ -22,11 +23,13 @@ static zg_status check_range(const zg_key *k, const zg_yaml *v, double x) {
   return zg_yaml_error(v, "%s is %s, want %g to %g", k->path, v->text, k->min, k->max);
 }
 
-// A number, also one that YAML 1.1 leaves a string (1e9, 3e-4): nothing else can be meant where a number is wanted.
+// A number, also one that YAML 1.1 leaves a string (1e9, 3e-4): nothing else can be meant where a number is
+// wanted.
 static bool number_of(const zg_yaml *v, double *out) {
   *out = v->f;
   if (v->kind == ZG_YAML_INT || v->kind == ZG_YAML_FLOAT) return true;
-  if (v->kind != ZG_YAML_STR || !*v->text || strspn(v->text, "0123456789+-.eE_") != strlen(v->text)) return false;
+  if (v->kind != ZG_YAML_STR || !*v->text || strspn(v->text, "0123456789+-.eE_") != strlen(v->text))
+    return false;
   char *end;
   *out = strtod(v->text, &end);
   return !*end;
@@ -41,9 +44,11 @@ static zg_status set_bool(const zg_key *k, void *at, const zg_yaml *v) {
 static zg_status set_int(const zg_key *k, void *at, const zg_yaml *v) {
   double x;
   if (!number_of(v, &x)) return wrong_kind(k, v, "an integer");
-  if (v->kind != ZG_YAML_INT && x != floor(x)) return zg_yaml_error(v, "%s is %s, want an integer", k->path, v->text);
+  if (v->kind != ZG_YAML_INT && x != floor(x))
+    return zg_yaml_error(v, "%s is %s, want an integer", k->path, v->text);
   ZG_TRY(check_range(k, v, x));
-  if (v->kind != ZG_YAML_INT && fabs(x) >= 9.2e18) return zg_yaml_error(v, "%s is %s, which is too large", k->path, v->text);
+  if (v->kind != ZG_YAML_INT && fabs(x) >= 9.2e18)
+    return zg_yaml_error(v, "%s is %s, which is too large", k->path, v->text);
   *(int64_t *)at = v->kind == ZG_YAML_INT ? v->i : (int64_t)x;
   return NULL;
 }
@@ -59,8 +64,10 @@ static zg_status set_float(const zg_key *k, double *at, const zg_yaml *v) {
 
 // Names may look like numbers (ONNX calls tensors "123"): then the text as written counts.
 static zg_status set_str(zg_arena *mem, const zg_key *k, const char **at, const zg_yaml *v) {
-  if (v->kind == ZG_YAML_BOOL) return zg_yaml_error(v, "%s is the boolean %s; put the text into quotes", k->path, v->text);
-  if (v->kind == ZG_YAML_NULL || v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP) return wrong_kind(k, v, "a string");
+  if (v->kind == ZG_YAML_BOOL)
+    return zg_yaml_error(v, "%s is the boolean %s; put the text into quotes", k->path, v->text);
+  if (v->kind == ZG_YAML_NULL || v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP)
+    return wrong_kind(k, v, "a string");
   *at = zg_arena_str(mem, v->text);
   return NULL;
 }
@@ -81,42 +88,65 @@ static size_t n_choices(const zg_key *k) {
 
 // Bare no, off, yes, on and numbers are taken by their text: `mixed_precision: no` means 'no'.
 static zg_status set_enum(const zg_key *k, void *at, const zg_yaml *v) {
-  if (v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP || v->kind == ZG_YAML_NULL) return wrong_kind(k, v, "one of its names");
+  if (v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP || v->kind == ZG_YAML_NULL)
+    return wrong_kind(k, v, "one of its names");
   bool off = v->kind == ZG_YAML_BOOL && !v->i;
   for (int i = 0; k->choices[i]; i++) {
     const char *c = k->choices[i];
-    if (ascii_same(v->text, c) || (off && (ascii_same(c, "no") || ascii_same(c, "off")))) return *(int *)at = i, NULL;
+    if (ascii_same(v->text, c) || (off && (ascii_same(c, "no") || ascii_same(c, "off"))))
+      return *(int *)at = i, NULL;
   }
   zg_str names = {0};
   for (int i = 0; k->choices[i]; i++) zg_str_add(&names, "%s%s", i ? ", " : "", k->choices[i]);
   const char *near = zg_nearest(v->text, k->choices, n_choices(k));
-  zg_status status = near ? zg_yaml_error(v, "%s is \"%s\"; did you mean %s? It takes: %s", k->path, v->text, near, names.at)
-                          : zg_yaml_error(v, "%s is \"%s\", want one of: %s", k->path, v->text, names.at);
+  zg_status status =
+      near ? zg_yaml_error(v, "%s is \"%s\"; did you mean %s? It takes: %s", k->path, v->text, near, names.at)
+           : zg_yaml_error(v, "%s is \"%s\", want one of: %s", k->path, v->text, names.at);
   zg_str_fini(&names);
   return status;
 }
 
 static zg_status set_bytes(const zg_key *k, int64_t *at, const zg_yaml *v) {
-  static const struct { const char *name; double bytes; } units[] = {
-    {"", 1}, {"B", 1}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0},
-    {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"K", 1024.0}, {"M", 1048576.0}, {"G", 1073741824.0}, {"T", 1099511627776.0}};
-  if (v->kind != ZG_YAML_INT && v->kind != ZG_YAML_FLOAT && v->kind != ZG_YAML_STR) return wrong_kind(k, v, "a size like 16GiB");
+  static const struct {
+    const char *name;
+    double bytes;
+  } units[] = {{"", 1},
+               {"B", 1},
+               {"KiB", 1024.0},
+               {"MiB", 1048576.0},
+               {"GiB", 1073741824.0},
+               {"TiB", 1099511627776.0},
+               {"KB", 1e3},
+               {"MB", 1e6},
+               {"GB", 1e9},
+               {"TB", 1e12},
+               {"K", 1024.0},
+               {"M", 1048576.0},
+               {"G", 1073741824.0},
+               {"T", 1099511627776.0}};
+  if (v->kind != ZG_YAML_INT && v->kind != ZG_YAML_FLOAT && v->kind != ZG_YAML_STR)
+    return wrong_kind(k, v, "a size like 16GiB");
   char *end = NULL;
   double x = v->kind == ZG_YAML_STR ? strtod(v->text, &end) : v->f;
   const char *unit = v->kind == ZG_YAML_STR ? end : "";
-  if (v->kind == ZG_YAML_STR && end == v->text) return zg_yaml_error(v, "%s is \"%s\", want a size like 16GiB", k->path, v->text);
+  if (v->kind == ZG_YAML_STR && end == v->text)
+    return zg_yaml_error(v, "%s is \"%s\", want a size like 16GiB", k->path, v->text);
   while (*unit == ' ') unit++;
   for (size_t i = 0; i < ZG_COUNT(units); i++) {
     if (!ascii_same(unit, units[i].name)) continue;
     x *= units[i].bytes;
-    if (!(x >= 1 && x < 9.2e18)) return zg_yaml_error(v, "%s is %s, want a positive size like 16GiB", k->path, v->text);
+    if (!(x >= 1 && x < 9.2e18))
+      return zg_yaml_error(v, "%s is %s, want a positive size like 16GiB", k->path, v->text);
     return *at = (int64_t)x, NULL;
   }
-  return zg_yaml_error(v, "%s: \"%s\" is no unit; want KiB, MiB, GiB, TiB, KB, MB, GB, TB or plain bytes", k->path, unit);
+  return zg_yaml_error(v, "%s: \"%s\" is no unit; want KiB, MiB, GiB, TiB, KB, MB, GB, TB or plain bytes",
+                       k->path, unit);
 }
 
 static zg_status set_pair(const zg_key *k, double *at, const zg_yaml *v) {
-  if (v->kind != ZG_YAML_SEQ || v->n != 2) return v->kind == ZG_YAML_SEQ ? zg_yaml_error(v, "%s has %u entries, want two", k->path, v->n) : wrong_kind(k, v, "a list of two numbers");
+  if (v->kind != ZG_YAML_SEQ || v->n != 2)
+    return v->kind == ZG_YAML_SEQ ? zg_yaml_error(v, "%s has %u entries, want two", k->path, v->n)
+                                  : wrong_kind(k, v, "a list of two numbers");
   for (int i = 0; i < 2; i++) ZG_TRY(set_float(k, &at[i], v->vals[i]));
   return NULL;
 }
@@ -134,7 +164,8 @@ static zg_status set_name_sets(zg_arena *mem, const zg_key *k, zg_cfg_groups_of_
   if (v->kind != ZG_YAML_SEQ) return wrong_kind(k, v, "a list of lists of names");
   zg_cfg_strs *sets = ZG_NEW_N(mem, zg_cfg_strs, v->n);
   for (uint32_t i = 0; i < v->n; i++) {
-    if (v->vals[i]->kind != ZG_YAML_SEQ || v->vals[i]->n < 2) return zg_yaml_error(v->vals[i], "%s: want a list of two or more names", k->path);
+    if (v->vals[i]->kind != ZG_YAML_SEQ || v->vals[i]->n < 2)
+      return zg_yaml_error(v->vals[i], "%s: want a list of two or more names", k->path);
     ZG_TRY(set_strs(mem, k, &sets[i], v->vals[i]));
   }
   *at = (zg_cfg_groups_of_names){sets, v->n};
@@ -142,7 +173,9 @@ static zg_status set_name_sets(zg_arena *mem, const zg_key *k, zg_cfg_groups_of_
 }
 
 static zg_status map_key(const zg_key *k, const zg_yaml *key) {
-  if (key->kind == ZG_YAML_BOOL || key->kind == ZG_YAML_NULL) return zg_yaml_error(key, "%s: this key is %s; put it into quotes", k->path, zg_yaml_kind_name(key->kind));
+  if (key->kind == ZG_YAML_BOOL || key->kind == ZG_YAML_NULL)
+    return zg_yaml_error(key, "%s: this key is %s; put it into quotes", k->path,
+                         zg_yaml_kind_name(key->kind));
   return NULL;
 }
 
@@ -181,14 +214,18 @@ static zg_status set_int_map(zg_arena *mem, const zg_key *k, zg_cfg_int_map *at,
   return NULL;
 }
 
-typedef struct { zg_cfg_dropout_mode mode; double ratio; } dropout_value;
+typedef struct {
+  zg_cfg_dropout_mode mode;
+  double ratio;
+} dropout_value;
 
 static zg_status set_dropout(const zg_key *k, dropout_value *at, const zg_yaml *v) {
   double x;
   *at = (dropout_value){ZG_CFG_DROPOUT_GRAPH, 0};
   if (v->kind == ZG_YAML_BOOL) return at->mode = v->i ? ZG_CFG_DROPOUT_GRAPH : ZG_CFG_DROPOUT_OFF, NULL;
   if (number_of(v, &x)) {
-    if (!(x >= 0 && x < 1)) return zg_yaml_error(v, "%s is %s, want a ratio from 0 up to but not 1", k->path, v->text);
+    if (!(x >= 0 && x < 1))
+      return zg_yaml_error(v, "%s is %s, want a ratio from 0 up to but not 1", k->path, v->text);
     return *at = (dropout_value){x > 0 ? ZG_CFG_DROPOUT_RATIO : ZG_CFG_DROPOUT_OFF, x}, NULL;
   }
   if (v->kind == ZG_YAML_STR && !strcmp(v->text, "graph")) return NULL;
@@ -198,7 +235,10 @@ static zg_status set_dropout(const zg_key *k, dropout_value *at, const zg_yaml *
 
 // ---- lists of structs: loss, optimizer.groups ---------------------------------------------------------------------
 
-typedef struct { void *at; size_t n; } struct_list;
+typedef struct {
+  void *at;
+  size_t n;
+} struct_list;
 
 static zg_status set_struct(zg_arena *mem, const zg_key *k, void *base, const zg_yaml *v) {
   const zg_key_table *t = k->sub;
@@ -209,18 +249,21 @@ static zg_status set_struct(zg_arena *mem, const zg_key *k, void *base, const zg
       const char *names[32];
       for (size_t j = 0; j < t->n; j++) names[j] = t->keys[j].path;
       const char *near = zg_nearest(key->text, names, t->n);
-      return zg_yaml_error(key, "unknown key \"%s\" in %s%s%s%s", key->text, k->path, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+      return zg_yaml_error(key, "unknown key \"%s\" in %s%s%s%s", key->text, k->path,
+                           near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
     }
     ZG_TRY(zg__key_set(mem, t, row, base, v->vals[i], NULL));
   }
   return NULL;
 }
 
-// A mapping onto a list of one edits that one (a second file, or --set loss.shift=true); a list replaces the list.
+// A mapping onto a list of one edits that one (a second file, or --set loss.shift=true); a list replaces the
+// list.
 static zg_status set_list(zg_arena *mem, const zg_key *k, struct_list *list, const zg_yaml *v) {
   bool one = v->kind == ZG_YAML_MAP;
   if (!one && v->kind != ZG_YAML_SEQ) return wrong_kind(k, v, "a mapping or a list of mappings");
-  if (one && list->n > 1) return zg_yaml_error(v, "%s is a list of %zu so far: give a list to replace it", k->path, list->n);
+  if (one && list->n > 1)
+    return zg_yaml_error(v, "%s is a list of %zu so far: give a list to replace it", k->path, list->n);
   size_t n = one ? 1 : v->n;
   char *items = ZG_NEW_N(mem, char, n * k->sub->size);
   for (size_t i = 0; i < n; i++) {
@@ -260,8 +303,15 @@ static size_t value_size(zg_key_kind kind) {
     case ZG_KEY_BOOL: return sizeof(bool);
     case ZG_KEY_ENUM: return sizeof(int);
     case ZG_KEY_STR: return sizeof(char *);
-    case ZG_KEY_INT: case ZG_KEY_BYTES: case ZG_KEY_FLOAT: return 8;
-    case ZG_KEY_PAIR: case ZG_KEY_STRS: case ZG_KEY_STR_MAP: case ZG_KEY_INT_MAP: case ZG_KEY_NAME_SETS: case ZG_KEY_DROPOUT:
+    case ZG_KEY_INT:
+    case ZG_KEY_BYTES:
+    case ZG_KEY_FLOAT: return 8;
+    case ZG_KEY_PAIR:
+    case ZG_KEY_STRS:
+    case ZG_KEY_STR_MAP:
+    case ZG_KEY_INT_MAP:
+    case ZG_KEY_NAME_SETS:
+    case ZG_KEY_DROPOUT:
     case ZG_KEY_LIST: return 16;
   }
   return 0;
@@ -274,7 +324,7 @@ static void set_default(zg_arena *mem, const zg_key *k, void *base) {
     const zg_yaml *v = NULL;
     zg_status status = zg_yaml_parse(mem, "default", k->def, strlen(k->def), &v);
     if (!status) status = set_value(mem, k, at, v);
-    ZG_ASSERT(!status);                                   // the schema's own text
+    ZG_ASSERT(!status);  // the schema's own text
   } else if (k->kind == ZG_KEY_INT || k->kind == ZG_KEY_BYTES) {
     *(int64_t *)at = ZG_UNSET;
   } else if (k->kind == ZG_KEY_FLOAT || k->kind == ZG_KEY_PAIR) {
@@ -284,14 +334,15 @@ static void set_default(zg_arena *mem, const zg_key *k, void *base) {
 
 void zg__key_defaults(zg_arena *mem, const zg_key_table *t, void *base) {
   const char **origin = ZG_NEW_N(mem, const char *, t->n);
-  *(const char ***)base = origin;                         // `origin` is the first member of every such struct
+  *(const char ***)base = origin;  // `origin` is the first member of every such struct
   for (size_t i = 0; i < t->n; i++) {
     set_default(mem, &t->keys[i], base);
     origin[i] = "default";
   }
 }
 
-zg_status zg__key_set(zg_arena *mem, const zg_key_table *t, int row, void *base, const zg_yaml *value, const char *origin) {
+zg_status zg__key_set(zg_arena *mem, const zg_key_table *t, int row, void *base, const zg_yaml *value,
+                      const char *origin) {
   const zg_key *k = &t->keys[row];
   if (!origin) origin = zg__key_origin(mem, value);
   if (value->kind == ZG_YAML_NULL) {
@@ -314,7 +365,8 @@ static void str_text(const char *s, zg_str *out) {
   }
   zg_arena mem = {0};
   const zg_yaml *v = NULL;
-  zg_status status = strpbrk(s, "\n#:,[]{}'\"&*!|>%@`") ? zg_error(ZG_INVALID, "quote") : zg_yaml_parse(&mem, "", s, strlen(s), &v);
+  zg_status status = strpbrk(s, "\n#:,[]{}'\"&*!|>%@`") ? zg_error(ZG_INVALID, "quote")
+                                                        : zg_yaml_parse(&mem, "", s, strlen(s), &v);
   bool plain = !status && v->kind == ZG_YAML_STR && !strcmp(v->text, s);
   zg_status_free(status);
   if (plain) {
@@ -338,7 +390,7 @@ static void float_text(double x, zg_str *out) {
     if (strtod(b, NULL) == x) break;
   }
   const char *e = strchr(b, 'e');
-  if (e && !strchr(b, '.')) zg_str_add(out, "%.*s.0%s", (int)(e - b), b, e);   // 1e-08 would be a string
+  if (e && !strchr(b, '.')) zg_str_add(out, "%.*s.0%s", (int)(e - b), b, e);  // 1e-08 would be a string
   else zg_str_add(out, "%s", b);
 }
 
@@ -389,7 +441,8 @@ void zg__key_text(const zg_key *k, const void *base, zg_str *out) {
   const zg_cfg_groups_of_names *sets = at;
   switch (k->kind) {
     case ZG_KEY_BOOL: zg_str_add(out, *(const bool *)at ? "true" : "false"); break;
-    case ZG_KEY_INT: case ZG_KEY_BYTES:
+    case ZG_KEY_INT:
+    case ZG_KEY_BYTES:
       if (*(const int64_t *)at == ZG_UNSET) zg_str_add(out, "null");
       else zg_str_add(out, "%lld", (long long)*(const int64_t *)at);
       break;
@@ -404,7 +457,8 @@ void zg__key_text(const zg_key *k, const void *base, zg_str *out) {
       zg_str_add(out, "]");
       break;
     case ZG_KEY_STRS: strs_text(at, out); break;
-    case ZG_KEY_STR_MAP: case ZG_KEY_INT_MAP: maps_text(k, at, out); break;
+    case ZG_KEY_STR_MAP:
+    case ZG_KEY_INT_MAP: maps_text(k, at, out); break;
     case ZG_KEY_NAME_SETS:
       zg_str_add(out, "[");
       for (size_t i = 0; i < sets->n; i++) {

@@ -1,16 +1,21 @@
 // DeepSpeed's JSON configuration: every key of it, and what becomes of each.
 //
-// "auto" keeps our own key's value (from another file, --set, or the default), as the Trainer's arguments do there; bucket
-// sizes that are auto are filled from the model's width later (zg_config_fill_auto).
+// "auto" keeps our own key's value (from another file, --set, or the default), as the Trainer's arguments do
+// there; bucket sizes that are auto are filled from the model's width later (zg_config_fill_auto).
 #include "train/config_priv.h"
 
-#define SAME(p, row) {p, ZG_FATE_HONOURED, row, NULL, NULL, NULL}
-#define NOTED(p, row, note) {p, ZG_FATE_HONOURED, row, note, NULL, NULL}
-#define MAPPED(p, row, f, note) {p, ZG_FATE_MAPPED, row, note, NULL, f}
-#define NOTHING(p, note) {p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL}
-#define REFUSED(p, ok, note) {p, ZG_FATE_REFUSED, NULL, note, ok, NULL}
+#define SAME(p, row) \
+  { p, ZG_FATE_HONOURED, row, NULL, NULL, NULL }
+#define NOTED(p, row, note) \
+  { p, ZG_FATE_HONOURED, row, note, NULL, NULL }
+#define MAPPED(p, row, f, note) \
+  { p, ZG_FATE_MAPPED, row, note, NULL, f }
+#define NOTHING(p, note) \
+  { p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL }
+#define REFUSED(p, ok, note) \
+  { p, ZG_FATE_REFUSED, NULL, note, ok, NULL }
 
-static bool same_word(const char *a, const char *b) {      // case and '_' do not count: WarmupLR, warmup_lr
+static bool same_word(const char *a, const char *b) {  // case and '_' do not count: WarmupLR, warmup_lr
   for (;; a++, b++) {
     while (*a == '_') a++;
     while (*b == '_') b++;
@@ -29,15 +34,18 @@ static zg_status optimizer_type(zg_config *cfg, const zg_yaml *val, const char *
     if (adam) zg__config_note(cfg, "%s: Adam is AdamW in DeepSpeed (adam_w_mode is true by default)", origin);
     return NULL;
   }
-  return zg_yaml_error(val, "optimizer %s is not supported%s%s%s; there are sgd, adam, adamw, lion, adagrad, lamb, muon", val->text,
-                       near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+  return zg_yaml_error(
+      val, "optimizer %s is not supported%s%s%s; there are sgd, adam, adamw, lion, adagrad, lamb, muon",
+      val->text, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 // The JSON may name the type before or after adam_w_mode.
 static zg_status adam_w_mode(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (val->kind != ZG_YAML_BOOL) return zg_yaml_error(val, "adam_w_mode is %s, want true or false", zg_yaml_kind_name(val->kind));
+  if (val->kind != ZG_YAML_BOOL)
+    return zg_yaml_error(val, "adam_w_mode is %s, want true or false", zg_yaml_kind_name(val->kind));
   cfg->state->not_adamw = !val->i;
-  if (!val->i && zg_config_given(cfg, "optimizer.type") && cfg->optimizer.type == ZG_CFG_OPT_ADAMW) zg__config_set_text(cfg, "optimizer.type", "adam", origin);
+  if (!val->i && zg_config_given(cfg, "optimizer.type") && cfg->optimizer.type == ZG_CFG_OPT_ADAMW)
+    zg__config_set_text(cfg, "optimizer.type", "adam", origin);
   return NULL;
 }
 
@@ -50,36 +58,50 @@ static zg_status scheduler_type(zg_config *cfg, const zg_yaml *val, const char *
     cfg->state->scheduler_origin = origin;
     return NULL;
   }
-  return zg_yaml_error(val, "scheduler %s is not supported; there are WarmupLR, WarmupDecayLR and WarmupCosineLR, or our own lr_scheduler section", val->text);
+  return zg_yaml_error(val,
+                       "scheduler %s is not supported; there are WarmupLR, WarmupDecayLR and WarmupCosineLR, "
+                       "or our own lr_scheduler section",
+                       val->text);
 }
 
-static zg_status precision(zg_config *cfg, const zg_yaml *val, const char *origin, zg_cfg_mixed_precision type) {
-  if (val->kind != ZG_YAML_BOOL) return zg_yaml_error(val, "enabled is %s, want true, false or \"auto\"", zg_yaml_kind_name(val->kind));
-  if (val->i && cfg->state->json_precision_origin && cfg->state->json_precision != type && cfg->state->json_precision != ZG_CFG_MIXED_NO)
-    return zg_yaml_error(val, "fp16 and bf16 are both enabled (%s); keep one", cfg->state->json_precision_origin);
+static zg_status precision(zg_config *cfg, const zg_yaml *val, const char *origin,
+                           zg_cfg_mixed_precision type) {
+  if (val->kind != ZG_YAML_BOOL)
+    return zg_yaml_error(val, "enabled is %s, want true, false or \"auto\"", zg_yaml_kind_name(val->kind));
+  if (val->i && cfg->state->json_precision_origin && cfg->state->json_precision != type &&
+      cfg->state->json_precision != ZG_CFG_MIXED_NO)
+    return zg_yaml_error(val, "fp16 and bf16 are both enabled (%s); keep one",
+                         cfg->state->json_precision_origin);
   if (!val->i && cfg->state->json_precision_origin) return NULL;
   cfg->state->json_precision = val->i ? type : ZG_CFG_MIXED_NO;
   cfg->state->json_precision_origin = val->i ? origin : NULL;
   return NULL;
 }
 
-static zg_status bf16(zg_config *cfg, const zg_yaml *val, const char *origin) { return precision(cfg, val, origin, ZG_CFG_MIXED_BF16); }
-static zg_status fp16(zg_config *cfg, const zg_yaml *val, const char *origin) { return precision(cfg, val, origin, ZG_CFG_MIXED_FP16); }
+static zg_status bf16(zg_config *cfg, const zg_yaml *val, const char *origin) {
+  return precision(cfg, val, origin, ZG_CFG_MIXED_BF16);
+}
+static zg_status fp16(zg_config *cfg, const zg_yaml *val, const char *origin) {
+  return precision(cfg, val, origin, ZG_CFG_MIXED_FP16);
+}
 
 static zg_status steps_per_print(zg_config *cfg, const zg_yaml *val, const char *origin) {
   if (val->kind == ZG_YAML_FLOAT && isinf(val->f)) return NULL;
   if (val->f >= 1 || val->kind == ZG_YAML_STR)
-    return zg__key_set(&cfg->mem, &zg__config_table, zg__key_find(&zg__config_table, "training.log_every"), cfg, val, origin);
+    return zg__key_set(&cfg->mem, &zg__config_table, zg__key_find(&zg__config_table, "training.log_every"),
+                       cfg, val, origin);
   return NULL;
 }
 
 static zg_status old_offload(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (val->kind == ZG_YAML_BOOL && val->i) zg__config_set_text(cfg, "zero.offload_optimizer.device", "cpu", origin);
+  if (val->kind == ZG_YAML_BOOL && val->i)
+    zg__config_set_text(cfg, "zero.offload_optimizer.device", "cpu", origin);
   return NULL;
 }
 
 static zg_status old_offload_params(zg_config *cfg, const zg_yaml *val, const char *origin) {
-  if (val->kind == ZG_YAML_BOOL && val->i) zg__config_set_text(cfg, "zero.offload_param.device", "cpu", origin);
+  if (val->kind == ZG_YAML_BOOL && val->i)
+    zg__config_set_text(cfg, "zero.offload_param.device", "cpu", origin);
   return NULL;
 }
 
@@ -94,6 +116,7 @@ static const char exact[] = "gradients are averaged over ranks, in zero.communic
 
 #define ZO(key) "zero_optimization." key
 
+// clang-format off
 static const zg_foreign_key json_keys[] = {
   SAME("train_batch_size", "training.train_batch_size"),
   SAME("train_micro_batch_size_per_gpu", "data.train.batch_size"),
@@ -202,12 +225,14 @@ static const zg_foreign_key json_keys[] = {
   REFUSED("quantize_training.*", "", "it is not supported"), REFUSED("compression_training.*", "", "it is not supported"),
   REFUSED("sparse_attention.*", "", "attention is as the graph says"),
 };
+// clang-format on
 const zg_foreign_table zg__deepspeed_json = {"", "DeepSpeed's JSON", true, json_keys, ZG_COUNT(json_keys)};
 
 // ---- a whole document ---------------------------------------------------------------------------------------------
 
 bool zg__deepspeed_is_json(const zg_yaml *doc) {
-  static const char *const marks[] = {"zero_optimization", "train_batch_size", "train_micro_batch_size_per_gpu"};
+  static const char *const marks[] = {"zero_optimization", "train_batch_size",
+                                      "train_micro_batch_size_per_gpu"};
   if (doc->kind != ZG_YAML_MAP) return false;
   for (size_t i = 0; i < ZG_COUNT(marks); i++)
     if (zg_yaml_get(doc, marks[i])) return true;
@@ -231,6 +256,7 @@ void zg__deepspeed_end(zg_config *cfg) {
   if (!s->scheduler_origin || strcmp(s->scheduler_origin, zg_config_origin(cfg, "lr_scheduler.type"))) return;
   if (!s->warmup_steps_auto && !zg_config_given(cfg, "lr_scheduler.warmup_steps"))
     zg__config_set_text(cfg, "lr_scheduler.warmup_steps", "1000", "default of DeepSpeed (warmup_num_steps)");
-  if (cfg->lr_scheduler.type == ZG_CFG_LR_WARMUP_DECAY && !s->warmup_max_lr_auto && !zg_config_given(cfg, "lr_scheduler.warmup_max_lr"))
+  if (cfg->lr_scheduler.type == ZG_CFG_LR_WARMUP_DECAY && !s->warmup_max_lr_auto &&
+      !zg_config_given(cfg, "lr_scheduler.warmup_max_lr"))
     zg__config_set_text(cfg, "lr_scheduler.warmup_max_lr", "0.001", "default of DeepSpeed (WarmupDecayLR)");
 }

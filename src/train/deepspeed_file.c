@@ -28,7 +28,8 @@ static char *base64_json(zg_arena *mem, const char *s) {
 static const char *find(zg_arena *mem, const zg_yaml *val) {
   const char *slash = strrchr(val->src->name, '/');
   if (zg_file_exists(val->text) || *val->text == '/' || !slash) return val->text;
-  const char *beside = zg_arena_printf(mem, "%.*s/%s", (int)(slash - val->src->name), val->src->name, val->text);
+  const char *beside =
+      zg_arena_printf(mem, "%.*s/%s", (int)(slash - val->src->name), val->src->name, val->text);
   return zg_file_exists(beside) ? beside : val->text;
 }
 
@@ -41,8 +42,12 @@ static zg_status read_json(zg_config *cfg, const zg_yaml *val, const zg_yaml **d
     return zg_json_parse(&cfg->mem, name, inline_text, strlen(inline_text), doc);
   }
   zg_str text = {0};
-  zg_status status = zg_file_exists(path) ? zg_file_read(path, &text)
-                     : zg_yaml_error(val, "deepspeed_config_file: there is no file %s (looked in the working directory and beside this file)", path);
+  zg_status status = zg_file_exists(path)
+                         ? zg_file_read(path, &text)
+                         : zg_yaml_error(val,
+                                         "deepspeed_config_file: there is no file %s (looked in the working "
+                                         "directory and beside this file)",
+                                         path);
   if (!status) status = zg_json_parse(&cfg->mem, path, text.at ? text.at : "", text.n, doc);
   zg_str_fini(&text);
   return status;
@@ -54,7 +59,9 @@ zg_status zg__deepspeed_file(zg_config *cfg, const zg_yaml *val) {
   if (val->kind != ZG_YAML_MAP && val->kind != ZG_YAML_STR)
     return zg_yaml_error(val, "deepspeed_config_file is %s, want a path", zg_yaml_kind_name(val->kind));
   if (val->kind == ZG_YAML_STR) ZG_TRY(read_json(cfg, val, &doc));
-  if (doc->kind != ZG_YAML_MAP) return zg_yaml_error(doc, "DeepSpeed's file holds %s, want an object", zg_yaml_kind_name(doc->kind));
-  if (!zg_yaml_get(doc, "zero_optimization")) return zg_yaml_error(doc, "DeepSpeed's file has no \"zero_optimization\"; add it, with a \"stage\"");
+  if (doc->kind != ZG_YAML_MAP)
+    return zg_yaml_error(doc, "DeepSpeed's file holds %s, want an object", zg_yaml_kind_name(doc->kind));
+  if (!zg_yaml_get(doc, "zero_optimization"))
+    return zg_yaml_error(doc, "DeepSpeed's file has no \"zero_optimization\"; add it, with a \"stage\"");
   return zg__deepspeed_apply(cfg, doc);
 }

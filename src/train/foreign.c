@@ -1,4 +1,5 @@
-// Keys of other programs' files, by table: each is honoured, mapped, without meaning, or refused; none is dropped silently.
+// Keys of other programs' files, by table: each is honoured, mapped, without meaning, or refused; none is
+// dropped silently.
 #include "train/config_priv.h"
 
 #include <stdlib.h>
@@ -15,7 +16,8 @@ static const zg_foreign_key *find(const zg_foreign_table *t, const char *path) {
   for (size_t i = 0; i < t->n; i++) {
     if (!strcmp(t->keys[i].path, path)) return &t->keys[i];
     size_t n = star(t->keys[i].path);
-    if (n > best_n && !strncmp(t->keys[i].path, path, n) && (path[n] == '.' || !path[n])) best = &t->keys[i], best_n = n;
+    if (n > best_n && !strncmp(t->keys[i].path, path, n) && (path[n] == '.' || !path[n]))
+      best = &t->keys[i], best_n = n;
   }
   return best;
 }
@@ -23,7 +25,8 @@ static const zg_foreign_key *find(const zg_foreign_table *t, const char *path) {
 static bool has_below(const zg_foreign_table *t, const char *path) {
   size_t n = strlen(path);
   for (size_t i = 0; i < t->n; i++)
-    if (!strncmp(t->keys[i].path, path, n) && t->keys[i].path[n] == '.' && strcmp(t->keys[i].path + n, ".*")) return true;
+    if (!strncmp(t->keys[i].path, path, n) && t->keys[i].path[n] == '.' && strcmp(t->keys[i].path + n, ".*"))
+      return true;
   return false;
 }
 
@@ -34,11 +37,15 @@ static zg_status unknown(zg_config *cfg, const zg_foreign_table *t, const char *
     if (!skip || (!strncmp(t->keys[i].path, prefix, skip - 1) && t->keys[i].path[skip - 1] == '.'))
       names[n++] = zg_arena_strn(&cfg->mem, t->keys[i].path + skip, strcspn(t->keys[i].path + skip, "."));
   const char *near = zg_nearest(key->text, names, n);
-  const char *where = *t->name && *prefix ? zg_arena_printf(&cfg->mem, "%s.%s", t->name, prefix) : *prefix ? prefix : *t->name ? t->name : t->title;
+  const char *where = *t->name && *prefix ? zg_arena_printf(&cfg->mem, "%s.%s", t->name, prefix)
+                      : *prefix           ? prefix
+                      : *t->name          ? t->name
+                                          : t->title;
   const char *q = near ? "; did you mean \"" : "", *end = near ? "\"?" : "";
   if (!t->lenient || *prefix || near)
     return zg_yaml_error(key, "unknown key \"%s\" in %s%s%s%s", key->text, where, q, near ? near : "", end);
-  zg_warn("%s:%u:%u: unknown key \"%s\" in %s is not used", key->src->name, key->line, key->col, key->text, where);
+  zg_warn("%s:%u:%u: unknown key \"%s\" in %s is not used", key->src->name, key->line, key->col, key->text,
+          where);
   zg__config_note(cfg, "%s in %s is unknown and not used", key->text, where);
   return NULL;
 }
@@ -49,8 +56,10 @@ static bool is_harmless(const zg_foreign_key *k, const zg_yaml *v) {
     size_t n = strcspn(p, "|");
     char word[64] = {0}, *end;
     memcpy(word, p, ZG_MIN(n, sizeof word - 1));
-    if (v->kind == ZG_YAML_BOOL ? !strcmp(word, v->i ? "true" : "false") : !strcmp(word, v->text)) return true;
-    if ((v->kind == ZG_YAML_INT || v->kind == ZG_YAML_FLOAT) && strtod(word, &end) == v->f && !*end) return true;
+    if (v->kind == ZG_YAML_BOOL ? !strcmp(word, v->i ? "true" : "false") : !strcmp(word, v->text))
+      return true;
+    if ((v->kind == ZG_YAML_INT || v->kind == ZG_YAML_FLOAT) && strtod(word, &end) == v->f && !*end)
+      return true;
   }
   return false;
 }
@@ -66,7 +75,8 @@ static zg_status set_row(zg_config *cfg, const char *to, const zg_yaml *val, con
   zg_status status = zg__key_set(&cfg->mem, &zg__config_table, row, cfg, val, origin);
   if (!status) zg__key_text(k, cfg, &after);
   if (!status && guarded && strcmp(before.at, after.at))
-    status = zg_yaml_error(val, "%s is %s here, but %s at %s; remove one of them", to, after.at, before.at, was);
+    status =
+        zg_yaml_error(val, "%s is %s here, but %s at %s; remove one of them", to, after.at, before.at, was);
   zg_str_fini(&before);
   zg_str_fini(&after);
   return status;
@@ -78,7 +88,8 @@ static void mark_auto(zg_config *cfg, const char *to) {
   if (!strcmp(to, "zero.stage3_param_persistence_threshold")) cfg->zero.auto_persistence_threshold = true;
 }
 
-static zg_status take(zg_config *cfg, const zg_foreign_table *t, const zg_foreign_key *k, const char *path, const zg_yaml *val) {
+static zg_status take(zg_config *cfg, const zg_foreign_table *t, const zg_foreign_key *k, const char *path,
+                      const zg_yaml *val) {
   const char *full = zg_arena_printf(&cfg->mem, "%s%s%s", t->name, *t->name ? "." : "", path);
   const char *origin = zg_arena_printf(&cfg->mem, "%s (%s)", zg__key_origin(&cfg->mem, val), full);
   if (k->fate == ZG_FATE_REFUSED) {
@@ -86,7 +97,8 @@ static zg_status take(zg_config *cfg, const zg_foreign_table *t, const zg_foreig
     return zg_yaml_error(val, "%s is not supported: %s", full, k->note);
   }
   if (k->fate == ZG_FATE_NO_MEANING) {
-    if (val->kind != ZG_YAML_NULL) zg__config_note(cfg, "%s (%s) has no meaning here: %s", full, zg__key_origin(&cfg->mem, val), k->note);
+    if (val->kind != ZG_YAML_NULL)
+      zg__config_note(cfg, "%s (%s) has no meaning here: %s", full, zg__key_origin(&cfg->mem, val), k->note);
     return NULL;
   }
   if (val->kind == ZG_YAML_NULL || (val->kind == ZG_YAML_STR && !strcmp(val->text, "auto"))) {
@@ -97,12 +109,14 @@ static zg_status take(zg_config *cfg, const zg_foreign_table *t, const zg_foreig
     return NULL;
   }
   bool asks = val->kind != ZG_YAML_BOOL || val->i;
-  if (k->fate == ZG_FATE_MAPPED && k->note && asks) zg__config_note(cfg, "%s (%s): %s", full, zg__key_origin(&cfg->mem, val), k->note);
+  if (k->fate == ZG_FATE_MAPPED && k->note && asks)
+    zg__config_note(cfg, "%s (%s): %s", full, zg__key_origin(&cfg->mem, val), k->note);
   if (k->apply) return k->apply(cfg, val, origin);
   return set_row(cfg, k->to, val, origin);
 }
 
-static zg_status apply_below(zg_config *cfg, const zg_foreign_table *t, const char *prefix, const zg_yaml *map) {
+static zg_status apply_below(zg_config *cfg, const zg_foreign_table *t, const char *prefix,
+                             const zg_yaml *map) {
   for (uint32_t i = 0; i < map->n; i++) {
     const zg_yaml *key = map->keys[i], *val = map->vals[i];
     const char *path = *prefix ? zg_arena_printf(&cfg->mem, "%s.%s", prefix, key->text) : key->text;
@@ -111,7 +125,8 @@ static zg_status apply_below(zg_config *cfg, const zg_foreign_table *t, const ch
     if (section && val->kind == ZG_YAML_NULL) continue;
     if (section && val->kind == ZG_YAML_MAP) ZG_TRY(apply_below(cfg, t, path, val));
     else if (k) ZG_TRY(take(cfg, t, k, path, val));
-    else if (section) return zg_yaml_error(val, "%s is %s, want a mapping of its keys", path, zg_yaml_kind_name(val->kind));
+    else if (section)
+      return zg_yaml_error(val, "%s is %s, want a mapping of its keys", path, zg_yaml_kind_name(val->kind));
     else ZG_TRY(unknown(cfg, t, prefix, key));
   }
   return NULL;
@@ -119,6 +134,7 @@ static zg_status apply_below(zg_config *cfg, const zg_foreign_table *t, const ch
 
 zg_status zg__foreign_apply(zg_config *cfg, const zg_foreign_table *t, const zg_yaml *map) {
   if (map->kind == ZG_YAML_NULL) return NULL;
-  if (map->kind != ZG_YAML_MAP) return zg_yaml_error(map, "%s is %s, want a mapping of its keys", t->name, zg_yaml_kind_name(map->kind));
+  if (map->kind != ZG_YAML_MAP)
+    return zg_yaml_error(map, "%s is %s, want a mapping of its keys", t->name, zg_yaml_kind_name(map->kind));
   return apply_below(cfg, t, "", map);
 }

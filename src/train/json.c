@@ -54,7 +54,10 @@ static int hex4(const reader *r) {
   int value = 0;
   for (int i = 0; i < 4; i++) {
     char c = r->p[i];
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    int digit = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                       : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -146,7 +149,8 @@ static zg_status read_word(reader *r, zg_yaml *node) {
   }
   r->p = start;
   if (!*s && start < r->end) return fail(r, "unexpected character '%c'", *start);
-  return *s ? fail(r, "\"%s\" is not JSON; put text into double quotes", s) : fail(r, "the file ends too early");
+  return *s ? fail(r, "\"%s\" is not JSON; put text into double quotes", s)
+            : fail(r, "the file ends too early");
 }
 
 static zg_status read_value(reader *r, int depth, zg_yaml **out);

@@ -17,6 +17,7 @@
 #define DS_WARMUP (BIT(ZG_CFG_LR_WARMUP) | BIT(ZG_CFG_LR_WARMUP_DECAY))
 #define OURS (BIT(ZG_CFG_LR_LINEAR) | BIT(ZG_CFG_LR_COSINE) | BIT(ZG_CFG_LR_WSD))
 
+// clang-format off
 static const zg_key loss_keys[] = {
   {"kind", ZG_KEY_ENUM, IN_LOSS(kind), "cross_entropy", "what is minimised; graph_output: the model computes its loss",
    CHOICES("cross_entropy", "mse", "l1", "huber", "bce_with_logits", "graph_output")},
@@ -36,15 +37,19 @@ static const zg_key loss_keys[] = {
    .when = BIT(ZG_CFG_LOSS_HUBER)},
   {"weight", ZG_KEY_FLOAT, IN_LOSS(weight), "1.0", "factor of this loss in the sum", RANGE(-1e30, 1e30)},
 };
+// clang-format on
 const zg_key_table zg__loss_table = {loss_keys, ZG_COUNT(loss_keys), sizeof(zg_cfg_loss), "kind"};
 
+// clang-format off
 static const zg_key group_keys[] = {
   {"match", ZG_KEY_STRS, IN_GROUP(match), NULL, "globs over parameter names; the first group that matches wins"},
   {"lr", ZG_KEY_FLOAT, IN_GROUP(lr), NULL, "the group's own learning rate", RANGE(0, 1e30)},
   {"weight_decay", ZG_KEY_FLOAT, IN_GROUP(weight_decay), NULL, "the group's own weight decay", RANGE(0, 1e30)},
 };
+// clang-format on
 const zg_key_table zg__group_table = {group_keys, ZG_COUNT(group_keys), sizeof(zg_cfg_group), NULL};
 
+// clang-format off
 #define DATA_SET(name, FIELD, default_shuffle)                                                                              \
   {"data." name ".path", ZG_KEY_STR, AT(data.FIELD.path), NULL, "file with the " name " data"},                             \
   {"data." name ".format", ZG_KEY_ENUM, AT(data.FIELD.format), "auto",                                                      \
@@ -189,8 +194,10 @@ static const zg_key keys[] = {
   {"zero.offload_param.buffer_size", ZG_KEY_INT, AT(zero.offload_param.buffer_size), "100000000", "elements of one buffer", RANGE(1, MANY)},
   {"zero.offload_param.max_in_cpu", ZG_KEY_INT, AT(zero.offload_param.max_in_cpu), "1000000000", "elements kept in host memory with nvme", RANGE(0, MANY)},
 };
+// clang-format on
 const zg_key_table zg__config_table = {keys, ZG_COUNT(keys), sizeof(zg_config), NULL};
 
+// clang-format off
 const zg_type_default zg__opt_defaults[] = {
   {ZG_CFG_OPT_ADAMW, "optimizer.weight_decay", "0.01"}, {ZG_CFG_OPT_LION, "optimizer.betas", "[0.9, 0.99]"},
   {ZG_CFG_OPT_LION, "optimizer.lr", "1.0e-4"},          {ZG_CFG_OPT_ADAGRAD, "optimizer.eps", "1.0e-10"},
@@ -198,6 +205,7 @@ const zg_type_default zg__opt_defaults[] = {
   {ZG_CFG_OPT_MUON, "optimizer.momentum", "0.95"},      {ZG_CFG_OPT_MUON, "optimizer.nesterov", "true"},
   {ZG_CFG_OPT_MUON, "optimizer.weight_decay", "0.1"},
 };
+// clang-format on
 const size_t zg__n_opt_defaults = ZG_COUNT(zg__opt_defaults);
 
 int zg__key_find(const zg_key_table *t, const char *path) {

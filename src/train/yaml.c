@@ -1,10 +1,15 @@
 // The YAML reader: libyaml's events to a tree.
 //
-// - A plain scalar is resolved by YAML 1.1's patterns in PyYAML's version of them (resolver.py), written out by hand below,
-//   one function per pattern group. Explicit tags !!str, !!int, !!float, !!bool, !!null, !!seq and !!map are obeyed.
-// - An alias is the anchored node itself, not a copy, so reading "billion laughs" costs nothing; but whoever walks the tree
-//   would walk it expanded. Each node therefore carries its expanded size, and the reader stops when that passes a bound.
-// - `<<` is flattened when its mapping ends: entries of the mapping itself win, then the first merged mapping, as in PyYAML.
+// - A plain scalar is resolved by YAML 1.1's patterns in PyYAML's version of them (resolver.py), written out
+// by hand below,
+//   one function per pattern group. Explicit tags !!str, !!int, !!float, !!bool, !!null, !!seq and !!map are
+//   obeyed.
+// - An alias is the anchored node itself, not a copy, so reading "billion laughs" costs nothing; but whoever
+// walks the tree
+//   would walk it expanded. Each node therefore carries its expanded size, and the reader stops when that
+//   passes a bound.
+// - `<<` is flattened when its mapping ends: entries of the mapping itself win, then the first merged
+// mapping, as in PyYAML.
 #include "train/yaml.h"
 
 #include <errno.h>
@@ -23,7 +28,8 @@ zg_yaml_source *zg__yaml_source(zg_arena *mem, const char *name, const char *tex
   return s;
 }
 
-zg_yaml *zg__yaml_node(zg_arena *mem, const zg_yaml_source *src, zg_yaml_kind kind, uint32_t line, uint32_t col) {
+zg_yaml *zg__yaml_node(zg_arena *mem, const zg_yaml_source *src, zg_yaml_kind kind, uint32_t line,
+                       uint32_t col) {
   zg_yaml *node = ZG_NEW(mem, zg_yaml);
   *node = (zg_yaml){.kind = kind, .src = src, .line = line, .col = col, .weight = 1};
   return node;
@@ -68,7 +74,8 @@ zg_status zg__yaml_error(const zg_yaml_source *src, uint32_t line, uint32_t col,
     zg_str_put(&s, (const char *)text.at, text.n);
     zg_str_add(&s, "\n  ");
     uint32_t at = 1;
-    for (size_t i = 0; i < text.n && at < col; i++) {   // tabs keep their width, UTF-8 continuation bytes count nothing
+    for (size_t i = 0; i < text.n && at < col;
+         i++) {  // tabs keep their width, UTF-8 continuation bytes count nothing
       if ((text.at[i] & 0xc0) == 0x80) continue;
       zg_str_put(&s, text.at[i] == '\t' ? "\t" : " ", 1);
       at++;
@@ -88,7 +95,8 @@ const zg_yaml *zg_yaml_get(const zg_yaml *map, const char *key) {
 }
 
 static bool same_key(const zg_yaml *a, const zg_yaml *b) {
-  return a->kind == b->kind && (a->kind == ZG_YAML_BOOL || a->kind == ZG_YAML_INT ? a->i == b->i : !strcmp(a->text, b->text));
+  return a->kind == b->kind &&
+         (a->kind == ZG_YAML_BOOL || a->kind == ZG_YAML_INT ? a->i == b->i : !strcmp(a->text, b->text));
 }
 
 zg_status zg__yaml_check_duplicates(const zg_yaml *map) {
@@ -98,7 +106,8 @@ zg_status zg__yaml_check_duplicates(const zg_yaml *map) {
   for (uint32_t i = 0; i < map->n && !status; i++) {
     const zg_yaml *k = map->keys[i];
     name.n = 0;
-    if (k->kind == ZG_YAML_BOOL || k->kind == ZG_YAML_INT) zg_str_add(&name, "%d:%lld", k->kind, (long long)k->i);
+    if (k->kind == ZG_YAML_BOOL || k->kind == ZG_YAML_INT)
+      zg_str_add(&name, "%d:%lld", k->kind, (long long)k->i);
     else zg_str_add(&name, "%d:%s", k->kind, k->text);
     uint64_t first = 0;
     if (zg_map_get(&seen, name.at, &first)) {
@@ -125,8 +134,10 @@ static bool is_null(const char *s) {
 }
 
 static bool is_bool(const char *s, int64_t *out) {
-  *out = one_of(s, (const char *const[]){"yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", NULL});
-  return *out || one_of(s, (const char *const[]){"no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", NULL});
+  *out =
+      one_of(s, (const char *const[]){"yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", NULL});
+  return *out || one_of(s, (const char *const[]){"no", "No", "NO", "false", "False", "FALSE", "off", "Off",
+                                                 "OFF", NULL});
 }
 
 static size_t span(const char *s, const char *set) { return strspn(s, set); }
@@ -157,7 +168,8 @@ static bool strip(const char *s, char out[256]) {
 
 static double sixty_value(const char *digits) {
   double value = 0;
-  for (const char *p = digits; p; p = strchr(p, ':') ? strchr(p, ':') + 1 : NULL) value = value * 60 + strtod(p, NULL);
+  for (const char *p = digits; p; p = strchr(p, ':') ? strchr(p, ':') + 1 : NULL)
+    value = value * 60 + strtod(p, NULL);
   return value;
 }
 
@@ -169,7 +181,8 @@ static bool is_int(const char *s, zg_yaml *node) {
   int base = 0;
   bool sixty = false;
   if (n > 2 && body[0] == '0' && body[1] == 'b' && span(body + 2, "01_") == n - 2) base = 2;
-  else if (n > 2 && body[0] == '0' && body[1] == 'x' && span(body + 2, "0123456789abcdefABCDEF_") == n - 2) base = 16;
+  else if (n > 2 && body[0] == '0' && body[1] == 'x' && span(body + 2, "0123456789abcdefABCDEF_") == n - 2)
+    base = 16;
   else if (n > 1 && body[0] == '0' && span(body + 1, "01234567_") == n - 1) base = 8;
   else if (!strcmp(body, "0")) base = 10;
   else if (*body >= '1' && *body <= '9') {
@@ -207,7 +220,8 @@ static bool exponent_or_end(const char *s) {
 static bool is_float(const char *s, double *out) {
   const char *digits = "0123456789_", *body = s + sign_span(s);
   char clean[256];
-  if (one_of(body, (const char *const[]){".inf", ".Inf", ".INF", NULL})) return *out = *s == '-' ? -INFINITY : INFINITY, true;
+  if (one_of(body, (const char *const[]){".inf", ".Inf", ".INF", NULL}))
+    return *out = *s == '-' ? -INFINITY : INFINITY, true;
   if (one_of(s, (const char *const[]){".nan", ".NaN", ".NAN", NULL})) return *out = NAN, true;
   bool ok = false, sixty = false;
   if (*body >= '0' && *body <= '9') {
@@ -239,7 +253,10 @@ static void resolve_plain(zg_yaml *node) {
 
 // ---- reading events -----------------------------------------------------------------------------------------------
 
-typedef struct { const char *name; zg_yaml *node; } anchor;   // node NULL while its collection is still open
+typedef struct {
+  const char *name;
+  zg_yaml *node;
+} anchor;  // node NULL while its collection is still open
 typedef struct {
   zg_arena *mem;
   const zg_yaml_source *src;
@@ -255,7 +272,9 @@ static zg_status next_event(reader *r) {
   if (yaml_parser_parse(&r->yaml, &r->event)) return r->have_event = true, NULL;
   yaml_mark_t m = r->yaml.problem_mark;
   const char *problem = r->yaml.problem ? r->yaml.problem : "not readable as YAML";
-  const char *hint = strstr(problem, "cannot start any token") ? " (tabs may not indent YAML; quote text that starts with a special character)" : "";
+  const char *hint = strstr(problem, "cannot start any token")
+                         ? " (tabs may not indent YAML; quote text that starts with a special character)"
+                         : "";
   return zg__yaml_error(r->src, (uint32_t)m.line + 1, (uint32_t)m.column + 1, "%s%s", problem, hint);
 }
 
@@ -266,7 +285,8 @@ static zg_status obey_tag(zg_yaml *node, const char *tag) {
   static const char prefix[] = "tag:yaml.org,2002:";
   zg_yaml_kind was = node->kind, want;
   const char *name = strncmp(tag, prefix, sizeof prefix - 1) ? "" : tag + sizeof prefix - 1;
-  if (!strcmp(tag, "!")) return node->kind = was == ZG_YAML_SEQ || was == ZG_YAML_MAP ? was : ZG_YAML_STR, NULL;
+  if (!strcmp(tag, "!"))
+    return node->kind = was == ZG_YAML_SEQ || was == ZG_YAML_MAP ? was : ZG_YAML_STR, NULL;
   if (!strcmp(name, "str")) want = ZG_YAML_STR;
   else if (!strcmp(name, "int")) want = ZG_YAML_INT;
   else if (!strcmp(name, "float")) want = ZG_YAML_FLOAT;
@@ -284,7 +304,8 @@ static zg_status obey_tag(zg_yaml *node, const char *tag) {
     node->f = strtod(node->text, &end);
     if (!*end) node->kind = want;
   }
-  if (node->kind != want) return zg_yaml_error(node, "%s does not fit its tag !!%s", zg_yaml_kind_name(node->kind), name);
+  if (node->kind != want)
+    return zg_yaml_error(node, "%s does not fit its tag !!%s", zg_yaml_kind_name(node->kind), name);
   return NULL;
 }
 
@@ -295,9 +316,11 @@ static zg_status read_alias(reader *r, zg_yaml **out) {
   for (size_t i = r->anchors.n; i-- > 0;) {
     if (strcmp(r->anchors.at[i].name, name)) continue;
     if (r->anchors.at[i].node) return *out = r->anchors.at[i].node, NULL;
-    return zg__yaml_error(r->src, event_line(r), event_col(r), "alias *%s stands inside the node it refers to", name);
+    return zg__yaml_error(r->src, event_line(r), event_col(r),
+                          "alias *%s stands inside the node it refers to", name);
   }
-  return zg__yaml_error(r->src, event_line(r), event_col(r), "alias *%s has no anchor &%s before it", name, name);
+  return zg__yaml_error(r->src, event_line(r), event_col(r), "alias *%s has no anchor &%s before it", name,
+                        name);
 }
 
 static size_t open_anchor(reader *r, const yaml_char_t *name) {
@@ -340,30 +363,40 @@ static uint64_t add_missing(node_vec *keys, node_vec *vals, const zg_yaml *from)
   return weight;
 }
 
-static bool is_merge_key(const zg_yaml *key) { return key->kind == ZG_YAML_STR && !key->quoted && !strcmp(key->text, "<<"); }
+static bool is_merge_key(const zg_yaml *key) {
+  return key->kind == ZG_YAML_STR && !key->quoted && !strcmp(key->text, "<<");
+}
 
 static zg_status merge(zg_yaml *map, node_vec *keys, node_vec *vals, const zg_yaml *value) {
   if (value->kind == ZG_YAML_MAP) return map->weight += add_missing(keys, vals, value), NULL;
-  if (value->kind != ZG_YAML_SEQ) return zg_yaml_error(value, "<< merges a mapping or a list of them, not %s", zg_yaml_kind_name(value->kind));
+  if (value->kind != ZG_YAML_SEQ)
+    return zg_yaml_error(value, "<< merges a mapping or a list of them, not %s",
+                         zg_yaml_kind_name(value->kind));
   for (uint32_t i = 0; i < value->n; i++) {
-    if (value->vals[i]->kind != ZG_YAML_MAP) return zg_yaml_error(value->vals[i], "<< merges mappings, not %s", zg_yaml_kind_name(value->vals[i]->kind));
+    if (value->vals[i]->kind != ZG_YAML_MAP)
+      return zg_yaml_error(value->vals[i], "<< merges mappings, not %s",
+                           zg_yaml_kind_name(value->vals[i]->kind));
     map->weight += add_missing(keys, vals, value->vals[i]);
     if (map->weight > MAX_WEIGHT) return zg_yaml_error(map, "merged aliases make this document too large");
   }
   return NULL;
 }
 
-static zg_status read_entry(reader *r, int depth, zg_yaml *node, node_vec *keys, node_vec *vals, node_vec *merges) {
+static zg_status read_entry(reader *r, int depth, zg_yaml *node, node_vec *keys, node_vec *vals,
+                            node_vec *merges) {
   zg_yaml *key = NULL, *val = NULL;
   bool map = node->kind == ZG_YAML_MAP;
   if (map) {
     ZG_TRY(read_node(r, depth, &key));
-    if (key->kind == ZG_YAML_SEQ || key->kind == ZG_YAML_MAP) return zg_yaml_error(key, "a key must be a scalar, not %s", zg_yaml_kind_name(key->kind));
+    if (key->kind == ZG_YAML_SEQ || key->kind == ZG_YAML_MAP)
+      return zg_yaml_error(key, "a key must be a scalar, not %s", zg_yaml_kind_name(key->kind));
     ZG_TRY(next_event(r));
   }
   ZG_TRY(read_node(r, depth, &val));
   node->weight += val->weight + (key ? 1 : 0);
-  if (node->weight > MAX_WEIGHT) return zg_yaml_error(node, "the document expands to more than %d nodes (aliases of aliases?)", MAX_WEIGHT);
+  if (node->weight > MAX_WEIGHT)
+    return zg_yaml_error(node, "the document expands to more than %d nodes (aliases of aliases?)",
+                         MAX_WEIGHT);
   if (map && is_merge_key(key)) {
     zg_vec_push(merges, val);
     return NULL;
@@ -373,11 +406,13 @@ static zg_status read_entry(reader *r, int depth, zg_yaml *node, node_vec *keys,
   return NULL;
 }
 
-static zg_status read_collection(reader *r, int depth, zg_yaml_kind kind, yaml_event_type_t end, zg_yaml **out) {
+static zg_status read_collection(reader *r, int depth, zg_yaml_kind kind, yaml_event_type_t end,
+                                 zg_yaml **out) {
   bool map = kind == ZG_YAML_MAP;
   zg_yaml *node = zg__yaml_node(r->mem, r->src, kind, event_line(r), event_col(r));
   const char *tag = (const char *)(map ? r->event.data.mapping_start.tag : r->event.data.sequence_start.tag);
-  size_t anchor_at = open_anchor(r, map ? r->event.data.mapping_start.anchor : r->event.data.sequence_start.anchor);
+  size_t anchor_at =
+      open_anchor(r, map ? r->event.data.mapping_start.anchor : r->event.data.sequence_start.anchor);
   node_vec keys = {0}, vals = {0}, merges = {0};
   zg_status status = NULL;
   node->text = "";
@@ -408,7 +443,8 @@ static zg_status read_node(reader *r, int depth, zg_yaml **out) {
   switch (r->event.type) {
     case YAML_ALIAS_EVENT: return read_alias(r, out);
     case YAML_SCALAR_EVENT: return read_scalar(r, out);
-    case YAML_SEQUENCE_START_EVENT: return read_collection(r, depth, ZG_YAML_SEQ, YAML_SEQUENCE_END_EVENT, out);
+    case YAML_SEQUENCE_START_EVENT:
+      return read_collection(r, depth, ZG_YAML_SEQ, YAML_SEQUENCE_END_EVENT, out);
     case YAML_MAPPING_START_EVENT: return read_collection(r, depth, ZG_YAML_MAP, YAML_MAPPING_END_EVENT, out);
     default: return zg__yaml_error(r->src, event_line(r), event_col(r), "not readable as YAML");
   }
@@ -417,20 +453,22 @@ static zg_status read_node(reader *r, int depth, zg_yaml **out) {
 static zg_status read_document(reader *r, zg_yaml **out) {
   *out = zg__yaml_node(r->mem, r->src, ZG_YAML_NULL, 1, 1);
   (*out)->text = "";
-  ZG_TRY(next_event(r));                                   // stream start
+  ZG_TRY(next_event(r));  // stream start
   ZG_TRY(next_event(r));
   if (r->event.type == YAML_STREAM_END_EVENT) return NULL;
-  ZG_TRY(next_event(r));                                   // past document start
+  ZG_TRY(next_event(r));  // past document start
   ZG_TRY(read_node(r, 0, out));
-  ZG_TRY(next_event(r));                                   // document end
+  ZG_TRY(next_event(r));  // document end
   ZG_TRY(next_event(r));
   if (r->event.type == YAML_STREAM_END_EVENT) return NULL;
-  return zg__yaml_error(r->src, event_line(r), event_col(r), "a second document starts here; put it into a file of its own");
+  return zg__yaml_error(r->src, event_line(r), event_col(r),
+                        "a second document starts here; put it into a file of its own");
 }
 
 zg_status zg_yaml_parse(zg_arena *mem, const char *name, const char *text, size_t n, const zg_yaml **out) {
   reader r = {.mem = mem, .src = zg__yaml_source(mem, name, text, n)};
-  if (!yaml_parser_initialize(&r.yaml)) return zg_error(ZG_OUT_OF_MEMORY, "%s: no memory for the YAML reader", name);
+  if (!yaml_parser_initialize(&r.yaml))
+    return zg_error(ZG_OUT_OF_MEMORY, "%s: no memory for the YAML reader", name);
   yaml_parser_set_input_string(&r.yaml, (const unsigned char *)r.src->text, n);
   zg_yaml *root = NULL;
   zg_status status = read_document(&r, &root);

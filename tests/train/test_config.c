@@ -40,7 +40,8 @@ static void bad(const char *a, const char *set, const char *part) {
   zg_status status = load2(a, NULL, set, &cfg);
   ck_assert_msg(status != NULL, "no error for: %s %s", a ? a : "", set ? set : "");
   ck_assert_ptr_null(cfg);
-  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part, zg_status_message(status));
+  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part,
+                zg_status_message(status));
   zg_status_free(status);
 }
 
@@ -101,8 +102,9 @@ START_TEST(all_sections) {
 END_TEST
 
 START_TEST(later_wins) {
-  zg_config *c = good("optimizer: {type: sgd, lr: 0.1, momentum: 0.9}\nloss: {kind: mse}\ndata: {inputs: {a: x, b: y}}\n",
-                      "optimizer: {lr: 0.2}\nloss: {prediction: out}\ndata: {inputs: {b: z}}\n", "optimizer.lr=3e-4");
+  zg_config *c = good(
+      "optimizer: {type: sgd, lr: 0.1, momentum: 0.9}\nloss: {kind: mse}\ndata: {inputs: {a: x, b: y}}\n",
+      "optimizer: {lr: 0.2}\nloss: {prediction: out}\ndata: {inputs: {b: z}}\n", "optimizer.lr=3e-4");
   ck_assert(c->optimizer.lr == 3e-4 && c->optimizer.momentum == 0.9);
   ck_assert_str_eq(zg_config_origin(c, "optimizer.lr"), "--set");
   ck_assert(strstr(zg_config_origin(c, "optimizer.momentum"), "a.yaml:1:43"));
@@ -111,10 +113,11 @@ START_TEST(later_wins) {
   ck_assert_uint_eq(c->data.inputs.n, 2);
   ck_assert_str_eq(c->data.inputs.at[1].value, "z");
   zg_config_free(c);
-  c = good("training: {steps: 10, seed: 4}\n", NULL, "training.steps=");       // null gives the default back
+  c = good("training: {steps: 10, seed: 4}\n", NULL, "training.steps=");  // null gives the default back
   ck_assert_int_eq(c->training.steps, ZG_UNSET);
   zg_config_free(c);
-  c = good("loss: [{kind: mse}, {kind: l1, weight: 2}]\n", "loss: [{kind: huber, delta: 2}]\n", "data.inputs.enc.in=x");
+  c = good("loss: [{kind: mse}, {kind: l1, weight: 2}]\n", "loss: [{kind: huber, delta: 2}]\n",
+           "data.inputs.enc.in=x");
   ck_assert_uint_eq(c->loss.n, 1);
   ck_assert(c->loss.at[0].delta == 2);
   ck_assert_str_eq(c->data.inputs.at[0].key, "enc.in");
@@ -123,13 +126,16 @@ START_TEST(later_wins) {
 END_TEST
 
 START_TEST(words_that_yaml_reads_as_booleans) {
-  zg_config *c = good("dropout: off\nmixed_precision: no\nuntie: off\nmemory: {recompute: off}\ndistributed_type: NO\n", NULL, NULL);
+  zg_config *c =
+      good("dropout: off\nmixed_precision: no\nuntie: off\nmemory: {recompute: off}\ndistributed_type: NO\n",
+           NULL, NULL);
   ck_assert_int_eq(c->dropout.mode, ZG_CFG_DROPOUT_OFF);
   ck_assert_int_eq(c->mixed_precision, ZG_CFG_MIXED_NO);
   ck_assert_int_eq(c->memory.recompute, ZG_CFG_RECOMPUTE_OFF);
   ck_assert_int_eq(c->distributed_type, ZG_CFG_DIST_NO);
   zg_config_free(c);
-  c = good("dropout: 'off'\nmixed_precision: 'no'\ntrainable: [12, w]\ntraining: {steps: 1e3, seed: 5.0}\n", NULL, "dropout=0.25");
+  c = good("dropout: 'off'\nmixed_precision: 'no'\ntrainable: [12, w]\ntraining: {steps: 1e3, seed: 5.0}\n",
+           NULL, "dropout=0.25");
   ck_assert(c->dropout.mode == ZG_CFG_DROPOUT_RATIO && c->dropout.ratio == 0.25);
   ck_assert_str_eq(c->trainable.at[0], "12");
   ck_assert_int_eq(c->training.steps, 1000);
@@ -139,8 +145,11 @@ START_TEST(words_that_yaml_reads_as_booleans) {
 END_TEST
 
 START_TEST(sizes) {
-  static const struct { const char *text; int64_t bytes; } cases[] = {
-    {"16GiB", 16ll << 30}, {"512 MiB", 512ll << 20}, {"1.5GiB", 3ll << 29}, {"2GB", 2000000000}, {"4096", 4096}, {"100kb", 100000}};
+  static const struct {
+    const char *text;
+    int64_t bytes;
+  } cases[] = {{"16GiB", 16ll << 30}, {"512 MiB", 512ll << 20}, {"1.5GiB", 3ll << 29},
+               {"2GB", 2000000000},   {"4096", 4096},           {"100kb", 100000}};
   for (size_t i = 0; i < ZG_COUNT(cases); i++) {
     char set[64];
     snprintf(set, sizeof set, "memory.budget=%s", cases[i].text);
@@ -152,19 +161,23 @@ START_TEST(sizes) {
 END_TEST
 
 START_TEST(batch_sizes_complete_each_other) {
-  zg_config *c = good("num_processes: 4\ntraining: {train_batch_size: 64, gradient_accumulation_steps: 2}\n", NULL, NULL);
+  zg_config *c = good("num_processes: 4\ntraining: {train_batch_size: 64, gradient_accumulation_steps: 2}\n",
+                      NULL, NULL);
   ck_assert_int_eq(c->data.train.batch_size, 8);
   zg_config_free(c);
-  c = good("num_processes: 4\ntraining: {train_batch_size: 64}\ndata: {train: {batch_size: 4}}\n", NULL, NULL);
+  c = good("num_processes: 4\ntraining: {train_batch_size: 64}\ndata: {train: {batch_size: 4}}\n", NULL,
+           NULL);
   ck_assert_int_eq(c->training.gradient_accumulation_steps, 4);
   zg_config_free(c);
-  bad("training: {train_batch_size: 64, gradient_accumulation_steps: 3}\ndata: {train: {batch_size: 4}}\n", NULL, "= 12");
+  bad("training: {train_batch_size: 64, gradient_accumulation_steps: 3}\ndata: {train: {batch_size: 4}}\n",
+      NULL, "= 12");
   bad("num_processes: 3\ntraining: {train_batch_size: 64}\n", NULL, "do not divide over");
 }
 END_TEST
 
 START_TEST(errors_name_place_and_fix) {
-  bad("optimizer:\n  learning_rate: 1\n  lrr: 2\n", NULL, "a.yaml:2:3: unknown key \"learning_rate\" in optimizer");
+  bad("optimizer:\n  learning_rate: 1\n  lrr: 2\n", NULL,
+      "a.yaml:2:3: unknown key \"learning_rate\" in optimizer");
   bad("optimizer: {lrr: 2}\n", NULL, "did you mean \"lr\"?\n  optimizer: {lrr: 2}\n              ^");
   bad("optimzer: {lr: 2}\n", NULL, "did you mean \"optimizer\"?");
   bad("lr: 2\n", NULL, "did you mean \"optimizer.lr\"?");
@@ -193,7 +206,8 @@ START_TEST(errors_name_place_and_fix) {
   bad("ties: [a, b]\n", NULL, "two or more names");
   bad("lr_scheduler: {min_lr: 0, min_lr_ratio: 0.1}\n", NULL, "keep one of them");
   bad("lr_scheduler: {type: cosine, warmup_steps: 20, total_steps: 10}\n", NULL, "20 steps of warm-up in 10");
-  bad("lr_scheduler: {type: wsd, decay_steps: 8, stable_steps: 8, total_steps: 10}\n", NULL, "take 16 steps of 10");
+  bad("lr_scheduler: {type: wsd, decay_steps: 8, stable_steps: 8, total_steps: 10}\n", NULL,
+      "take 16 steps of 10");
   bad("num_processes: 3\nnum_machines: 2\nmain_process_ip: h\n", NULL, "do not divide");
   bad("num_processes: 2\nnum_machines: 2\n", NULL, "main_process_ip");
   bad("machine_rank: 1\n", NULL, "the last of num_machines 1 is 0");
@@ -203,7 +217,8 @@ START_TEST(errors_name_place_and_fix) {
   bad("zero: {stage: 3, mics_shard_size: 2}\nnum_processes: 3\n", NULL, "do not divide");
   bad("- a\n", NULL, "the file holds a list");
   bad("yes: 1\n", NULL, "this key is a boolean");
-  bad(NULL, "optimizer.lrr=1", "--set:1:11: unknown key \"lrr\" in optimizer; did you mean \"lr\"?\n  optimizer.lrr=1\n            ^");
+  bad(NULL, "optimizer.lrr=1",
+      "--set:1:11: unknown key \"lrr\" in optimizer; did you mean \"lr\"?\n  optimizer.lrr=1\n            ^");
   bad(NULL, "optimizer.lr=x", "--set:1:14: optimizer.lr is a string (x)");
   bad(NULL, "optimizer", "want key.path=value");
   bad(NULL, "=1", "want key.path=value");
@@ -223,7 +238,8 @@ START_TEST(packaged_names) {
   zg_status status = load_name("special");
   ck_assert_msg(!status, "%s", zg_status_message(status));
   status = load_name("speciall");
-  ck_assert(status && zg_status_code(status) == ZG_NOT_FOUND && strstr(zg_status_message(status), "did you mean \"special\"?"));
+  ck_assert(status && zg_status_code(status) == ZG_NOT_FOUND &&
+            strstr(zg_status_message(status), "did you mean \"special\"?"));
   zg_status_free(status);
   status = load_name("no/such.yaml");
   ck_assert(status && zg_status_code(status) == ZG_NOT_FOUND);
@@ -261,7 +277,8 @@ END_TEST
 START_TEST(useless_keys_are_noted) {
   zg_config *c = good("optimizer: {type: adamw, momentum: 0.9}\n", NULL, NULL);
   ck_assert_uint_eq(c->notes.n, 1);
-  ck_assert(strstr(c->notes.at[0], "optimizer.momentum") && strstr(c->notes.at[0], "has no meaning for adamw"));
+  ck_assert(strstr(c->notes.at[0], "optimizer.momentum") &&
+            strstr(c->notes.at[0], "has no meaning for adamw"));
   zg_config_free(c);
 }
 END_TEST

@@ -29,13 +29,16 @@ static zg_config *good_files(const char *a, const char *b, const char *set) {
   return c;
 }
 
-static zg_config *good(const char *text, const char *set) { return good_files(file("a.yaml", text), NULL, set); }
+static zg_config *good(const char *text, const char *set) {
+  return good_files(file("a.yaml", text), NULL, set);
+}
 
 static void bad_file(const char *path, const char *part) {
   zg_config *c = NULL;
   zg_status status = zg_config_load(&path, 1, NULL, 0, &c);
   ck_assert_msg(status != NULL, "no error, want \"%s\"", part);
-  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part, zg_status_message(status));
+  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part,
+                zg_status_message(status));
   zg_status_free(status);
 }
 
@@ -50,10 +53,14 @@ static bool has_note(const zg_config *c, const char *part) {
 
 // The packaged files have the shape of TRL's seven, and one with offload.
 START_TEST(packaged_files) {
-  static const struct { const char *name; int64_t stage, ranks; zg_cfg_distributed_type type; } cases[] = {
-    {"single", 0, 1, ZG_CFG_DIST_NO}, {"multi", 0, 8, ZG_CFG_DIST_MULTI_GPU}, {"zero1", 1, 8, ZG_CFG_DIST_DEEPSPEED},
-    {"zero2", 2, 8, ZG_CFG_DIST_DEEPSPEED}, {"zero3", 3, 8, ZG_CFG_DIST_DEEPSPEED}, {"zero3_offload", 3, 8, ZG_CFG_DIST_DEEPSPEED},
-    {"fsdp1", 3, 8, ZG_CFG_DIST_FSDP}, {"fsdp2", 3, 8, ZG_CFG_DIST_FSDP}};
+  static const struct {
+    const char *name;
+    int64_t stage, ranks;
+    zg_cfg_distributed_type type;
+  } cases[] = {{"single", 0, 1, ZG_CFG_DIST_NO},       {"multi", 0, 8, ZG_CFG_DIST_MULTI_GPU},
+               {"zero1", 1, 8, ZG_CFG_DIST_DEEPSPEED}, {"zero2", 2, 8, ZG_CFG_DIST_DEEPSPEED},
+               {"zero3", 3, 8, ZG_CFG_DIST_DEEPSPEED}, {"zero3_offload", 3, 8, ZG_CFG_DIST_DEEPSPEED},
+               {"fsdp1", 3, 8, ZG_CFG_DIST_FSDP},      {"fsdp2", 3, 8, ZG_CFG_DIST_FSDP}};
   for (size_t i = 0; i < ZG_COUNT(cases); i++) {
     zg_config *c = good_files(cases[i].name, ZG_FIXTURES "run.yaml", NULL);
     ck_assert_int_eq(c->zero.stage, cases[i].stage);
@@ -84,7 +91,8 @@ START_TEST(short_files_take_defaults) {
   ck_assert_int_eq(c->zero.stage, 2);
   ck_assert_str_eq(zg_config_origin(c, "zero.stage"), "default of DEEPSPEED");
   zg_config_free(c);
-  c = good("distributed_type: DEEPSPEED\nnum_processes: 2\ndeepspeed_config: {zero_stage: 3}\n", "zero.stage=1");
+  c = good("distributed_type: DEEPSPEED\nnum_processes: 2\ndeepspeed_config: {zero_stage: 3}\n",
+           "zero.stage=1");
   ck_assert_int_eq(c->zero.stage, 1);
   zg_config_free(c);
   c = good("distributed_type: FSDP\nnum_processes: 2\n", NULL);
@@ -95,7 +103,10 @@ START_TEST(short_files_take_defaults) {
   ck_assert_int_eq(c->device, ZG_CFG_DEVICE_CPU);
   ck_assert_int_eq(c->main_process_port, 29500);
   zg_config_free(c);
-  c = good("distributed_type: MULTI_GPU\ndeepspeed_config: {zero_stage: 3}\nfsdp_config: {}\ndynamo_config: {dynamo_backend: INDUCTOR}\n", NULL);
+  c = good(
+      "distributed_type: MULTI_GPU\ndeepspeed_config: {zero_stage: 3}\nfsdp_config: {}\ndynamo_config: "
+      "{dynamo_backend: INDUCTOR}\n",
+      NULL);
   ck_assert_int_eq(c->zero.stage, 0);
   ck_assert(has_note(c, "deepspeed_config") && has_note(c, "is not used: distributed_type is MULTI_GPU"));
   ck_assert(has_note(c, "dynamo_config"));
@@ -104,10 +115,13 @@ START_TEST(short_files_take_defaults) {
 END_TEST
 
 START_TEST(deepspeed_section) {
-  zg_config *c = good("distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config:\n  zero_stage: 3\n  gradient_accumulation_steps: auto\n"
-                      "  gradient_clipping: auto\n  offload_optimizer_device: nvme\n  offload_optimizer_nvme_path: /nvme\n"
-                      "  offload_param_nvme_path: none\n  deepspeed_multinode_launcher: pdsh\n  seq_parallel_communication_data_type: bf16\n",
-                      "training.gradient_accumulation_steps=3");
+  zg_config *c = good(
+      "distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config:\n  zero_stage: 3\n  "
+      "gradient_accumulation_steps: auto\n"
+      "  gradient_clipping: auto\n  offload_optimizer_device: nvme\n  offload_optimizer_nvme_path: /nvme\n"
+      "  offload_param_nvme_path: none\n  deepspeed_multinode_launcher: pdsh\n  "
+      "seq_parallel_communication_data_type: bf16\n",
+      "training.gradient_accumulation_steps=3");
   ck_assert_int_eq(c->zero.offload_optimizer.device, ZG_CFG_OFFLOAD_NVME);
   ck_assert_str_eq(c->zero.offload_optimizer.nvme_path, "/nvme");
   ck_assert_ptr_null(c->zero.offload_param.nvme_path);
@@ -116,26 +130,40 @@ START_TEST(deepspeed_section) {
   ck_assert(has_note(c, "gradient_clipping is auto"));
   ck_assert(has_note(c, "deepspeed_multinode_launcher"));
   zg_config_free(c);
-  c = good("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 1, some_new_switch_of_theirs: 1}\n", NULL);
+  c = good("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 1, some_new_switch_of_theirs: 1}\n",
+           NULL);
   ck_assert(has_note(c, "some_new_switch_of_theirs"));
   zg_config_free(c);
 }
 END_TEST
 
 START_TEST(fsdp_sharding) {
-  static const struct { const char *how; int64_t stage; } cases[] = {
-    {"fsdp_reshard_after_forward: true", 3}, {"fsdp_reshard_after_forward: false", 2}, {"fsdp_reshard_after_forward: SHARD_GRAD_OP", 2},
-    {"fsdp_sharding_strategy: NO_SHARD", 0}, {"fsdp_sharding_strategy: 1", 3}, {"fsdp_sharding_strategy: 2", 2},
-    {"fsdp_reshard_after_forward: HYBRID_SHARD", 3}, {"fsdp_reshard_after_forward: full_shard", 3}};
+  static const struct {
+    const char *how;
+    int64_t stage;
+  } cases[] = {{"fsdp_reshard_after_forward: true", 3},
+               {"fsdp_reshard_after_forward: false", 2},
+               {"fsdp_reshard_after_forward: SHARD_GRAD_OP", 2},
+               {"fsdp_sharding_strategy: NO_SHARD", 0},
+               {"fsdp_sharding_strategy: 1", 3},
+               {"fsdp_sharding_strategy: 2", 2},
+               {"fsdp_reshard_after_forward: HYBRID_SHARD", 3},
+               {"fsdp_reshard_after_forward: full_shard", 3}};
   for (size_t i = 0; i < ZG_COUNT(cases); i++) {
     char text[300];
-    snprintf(text, sizeof text, "distributed_type: FSDP\nnum_processes: 8\nnum_machines: 2\nmain_process_ip: h\nfsdp_config:\n  %s\n", cases[i].how);
+    snprintf(
+        text, sizeof text,
+        "distributed_type: FSDP\nnum_processes: 8\nnum_machines: 2\nmain_process_ip: h\nfsdp_config:\n  %s\n",
+        cases[i].how);
     zg_config *c = good(text, NULL);
     ck_assert_msg(c->zero.stage == cases[i].stage, "%s: stage %lld", cases[i].how, (long long)c->zero.stage);
     ck_assert_int_eq(c->zero.mics_shard_size, strstr(cases[i].how, "HYBRID") ? 4 : -1);
     zg_config_free(c);
   }
-  zg_config *c = good("distributed_type: FSDP\nfsdp_config: {fsdp_offload_params: true, fsdp_activation_checkpointing: true}\n", NULL);
+  zg_config *c = good(
+      "distributed_type: FSDP\nfsdp_config: {fsdp_offload_params: true, fsdp_activation_checkpointing: "
+      "true}\n",
+      NULL);
   ck_assert_int_eq(c->zero.offload_param.device, ZG_CFG_OFFLOAD_CPU);
   ck_assert_int_eq(c->memory.recompute, ZG_CFG_RECOMPUTE_AUTO);
   zg_config_free(c);
@@ -148,10 +176,13 @@ START_TEST(refusals_name_the_key) {
   bad("distributed_type: MEGATRON_LM\n", "want one of");
   bad("fp8_config: {backend: TE}\n", "fp8 training is not supported");
   bad("num_proceses: 3\n", "did you mean \"num_processes\"?");
-  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stge: 3}\n", "a.yaml:2:20: unknown key \"zero_stge\" in deepspeed_config; did you mean \"zero_stage\"?");
+  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stge: 3}\n",
+      "a.yaml:2:20: unknown key \"zero_stge\" in deepspeed_config; did you mean \"zero_stage\"?");
   bad("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 4}\n", "want 0 to 3");
-  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_hostfile: /job/hostfile}\n", "start the same command on each machine");
-  bad("distributed_type: DEEPSPEED\nparallelism_config: {parallelism_config_cp_size: 2}\n", "only data parallelism");
+  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_hostfile: /job/hostfile}\n",
+      "start the same command on each machine");
+  bad("distributed_type: DEEPSPEED\nparallelism_config: {parallelism_config_cp_size: 2}\n",
+      "only data parallelism");
   bad("distributed_type: FSDP\nfsdp_config: {fsdp_reshard_after_forward: MAYBE}\n", "no sharding strategy");
   bad("distributed_type: DEEPSPEED\ndeepspeed_config: 3\n", "want a mapping of its keys");
   bad("distributed_type: DEEPSPEED\ndeepspeed_config: {offload_param_device: cpu}\n", "needs zero.stage 3");
@@ -172,8 +203,13 @@ START_TEST(deepspeed_files_load) {
   for (struct dirent *e; (e = readdir(d));) {
     if (!strstr(e->d_name, ".json")) continue;
     char yaml[600];
-    snprintf(yaml, sizeof yaml, "distributed_type: DEEPSPEED\nnum_processes: 8\ndeepspeed_config: {deepspeed_config_file: '%s'}\n", json_of(e->d_name));
-    zg_config *through = good(yaml, NULL), *direct = good_files(json_of(e->d_name), file("b.yaml", "distributed_type: DEEPSPEED\nnum_processes: 8\n"), NULL);
+    snprintf(
+        yaml, sizeof yaml,
+        "distributed_type: DEEPSPEED\nnum_processes: 8\ndeepspeed_config: {deepspeed_config_file: '%s'}\n",
+        json_of(e->d_name));
+    zg_config *through = good(yaml, NULL),
+              *direct = good_files(json_of(e->d_name),
+                                   file("b.yaml", "distributed_type: DEEPSPEED\nnum_processes: 8\n"), NULL);
     ck_assert_uint_eq(zg_config_hash(through), zg_config_hash(direct));
     zg_config_free(through);
     zg_config_free(direct);
@@ -184,7 +220,9 @@ START_TEST(deepspeed_files_load) {
 }
 END_TEST
 
-static zg_config *ds(const char *name) { return good_files(json_of(name), file("b.yaml", "num_processes: 8\n"), NULL); }
+static zg_config *ds(const char *name) {
+  return good_files(json_of(name), file("b.yaml", "num_processes: 8\n"), NULL);
+}
 
 START_TEST(deepspeed_values) {
   zg_config *c = ds("01_zero1.json");
@@ -243,7 +281,9 @@ START_TEST(deepspeed_values) {
 END_TEST
 
 START_TEST(warmup_defaults_are_deepspeeds) {
-  const char *text = "{\"zero_optimization\": {\"stage\": 1}, \"scheduler\": {\"type\": \"WarmupDecayLR\", \"params\": {\"total_num_steps\": 5000}}}";
+  const char *text =
+      "{\"zero_optimization\": {\"stage\": 1}, \"scheduler\": {\"type\": \"WarmupDecayLR\", \"params\": "
+      "{\"total_num_steps\": 5000}}}";
   zg_config *c = good_files(file("ds.json", text), NULL, NULL);
   ck_assert_int_eq(c->lr_scheduler.warmup_steps, 1000);
   ck_assert(c->lr_scheduler.warmup_max_lr == 0.001);
@@ -256,35 +296,58 @@ END_TEST
 
 START_TEST(deepspeed_config_file_forms) {
   file("beside.json", "{\"zero_optimization\": {\"stage\": 3}}");
-  zg_config *c = good("distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero3_init_flag: true\n  deepspeed_config_file: beside.json\n", NULL);
+  zg_config *c = good(
+      "distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero3_init_flag: true\n  deepspeed_config_file: "
+      "beside.json\n",
+      NULL);
   ck_assert_int_eq(c->zero.stage, 3);
   zg_config_free(c);
-  c = good("distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: '{\"zero_optimization\": {\"stage\": 1}}'\n", NULL);
+  c = good(
+      "distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: '{\"zero_optimization\": "
+      "{\"stage\": 1}}'\n",
+      NULL);
   ck_assert_int_eq(c->zero.stage, 1);
   zg_config_free(c);
-  c = good("distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: eyJ6ZXJvX29wdGltaXphdGlvbiI6IHsic3RhZ2UiOiAzfX0=\n", NULL);
+  c = good(
+      "distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: "
+      "eyJ6ZXJvX29wdGltaXphdGlvbiI6IHsic3RhZ2UiOiAzfX0=\n",
+      NULL);
   ck_assert_int_eq(c->zero.stage, 3);
   zg_config_free(c);
-  c = good("distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: '{\"zero_optimization\": {}}'\n", NULL);
+  c = good(
+      "distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: '{\"zero_optimization\": "
+      "{}}'\n",
+      NULL);
   ck_assert_int_eq(c->zero.stage, 0);
   zg_config_free(c);
-  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 2, deepspeed_config_file: beside.json}\n", "zero.stage is 2 here, but 3 at");
-  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_config_file: none_such.json}\n", "there is no file none_such.json");
-  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_config_file: '{}'}\n", "has no \"zero_optimization\"");
+  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 2, deepspeed_config_file: beside.json}\n",
+      "zero.stage is 2 here, but 3 at");
+  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_config_file: none_such.json}\n",
+      "there is no file none_such.json");
+  bad("distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed_config_file: '{}'}\n",
+      "has no \"zero_optimization\"");
   file("bf.json", "{\"zero_optimization\": {\"stage\": 3}, \"bf16\": {\"enabled\": true}}");
-  bad("distributed_type: DEEPSPEED\nmixed_precision: fp16\ndeepspeed_config: {deepspeed_config_file: bf.json}\n", "asks for bf16");
+  bad("distributed_type: DEEPSPEED\nmixed_precision: fp16\ndeepspeed_config: {deepspeed_config_file: "
+      "bf.json}\n",
+      "asks for bf16");
 }
 END_TEST
 
 START_TEST(json_refusals) {
-  bad_json("{\"zero_optimization\": {\"stagee\": 3}}", "ds.json:1:24: unknown key \"stagee\" in zero_optimization; did you mean \"stage\"?");
-  bad_json("{\"zero_optimization\": {\"stage\": 3, \"zero_quantized_weights\": true}}", "quantised collectives");
-  bad_json("{\"zero_optimization\": {}, \"optimizer\": {\"type\": \"OneBitAdam\"}}", "optimizer OneBitAdam is not supported");
-  bad_json("{\"zero_optimization\": {}, \"scheduler\": {\"type\": \"OneCycle\"}}", "scheduler OneCycle is not supported");
-  bad_json("{\"zero_optimization\": {}, \"fp16\": {\"enabled\": true}, \"bf16\": {\"enabled\": true}}", "both enabled");
+  bad_json("{\"zero_optimization\": {\"stagee\": 3}}",
+           "ds.json:1:24: unknown key \"stagee\" in zero_optimization; did you mean \"stage\"?");
+  bad_json("{\"zero_optimization\": {\"stage\": 3, \"zero_quantized_weights\": true}}",
+           "quantised collectives");
+  bad_json("{\"zero_optimization\": {}, \"optimizer\": {\"type\": \"OneBitAdam\"}}",
+           "optimizer OneBitAdam is not supported");
+  bad_json("{\"zero_optimization\": {}, \"scheduler\": {\"type\": \"OneCycle\"}}",
+           "scheduler OneCycle is not supported");
+  bad_json("{\"zero_optimization\": {}, \"fp16\": {\"enabled\": true}, \"bf16\": {\"enabled\": true}}",
+           "both enabled");
   bad_json("{\"zero_optimization\": {}, \"pipeline\": {\"stages\": 2}}", "only data parallelism");
   bad_json("{\"zero_optimization\": {}, \"gradient_cliping\": 1}", "did you mean \"gradient_clipping\"?");
-  bad_json("{\"zero_optimization\": {}, \"train_batch_size\": 9, \"train_micro_batch_size_per_gpu\": 2}", "is not batch_size 2");
+  bad_json("{\"zero_optimization\": {}, \"train_batch_size\": 9, \"train_micro_batch_size_per_gpu\": 2}",
+           "is not batch_size 2");
   bad_json("{\"zero_optimization\": 3}", "want a mapping of its keys");
 }
 END_TEST
@@ -300,14 +363,17 @@ START_TEST(manual_lists_the_tables) {
   zg_config_print_reference(f);
   fclose(f);
   ck_assert_uint_gt(n, 1000);
-  ck_assert_msg(strstr(page.at, text), "docs/configuration.md differs from `zgraph config --keys`: replace its part below \"## All keys\"");
+  ck_assert_msg(
+      strstr(page.at, text),
+      "docs/configuration.md differs from `zgraph config --keys`: replace its part below \"## All keys\"");
   free(text);
   zg_str_fini(&page);
 }
 END_TEST
 
 START_TEST(tables_point_at_rows) {
-  const zg_foreign_table *tables[] = {&zg__accelerate_top, &zg__accelerate_deepspeed, &zg__accelerate_fsdp, &zg__accelerate_parallel, &zg__deepspeed_json};
+  const zg_foreign_table *tables[] = {&zg__accelerate_top, &zg__accelerate_deepspeed, &zg__accelerate_fsdp,
+                                      &zg__accelerate_parallel, &zg__deepspeed_json};
   for (size_t t = 0; t < ZG_COUNT(tables); t++)
     for (size_t i = 0; i < tables[t]->n; i++) {
       const zg_foreign_key *k = &tables[t]->keys[i];
@@ -315,8 +381,10 @@ START_TEST(tables_point_at_rows) {
       ck_assert_msg((k->fate == ZG_FATE_HONOURED) <= (k->to != NULL), "%s", k->path);
       ck_assert_msg((k->fate == ZG_FATE_MAPPED) == (k->apply != NULL), "%s", k->path);
       ck_assert_msg((k->fate == ZG_FATE_REFUSED) == (k->harmless != NULL), "%s", k->path);
-      if (k->fate == ZG_FATE_NO_MEANING || k->fate == ZG_FATE_REFUSED) ck_assert_msg(k->note != NULL, "%s", k->path);
-      for (size_t j = 0; j < i; j++) ck_assert_msg(strcmp(k->path, tables[t]->keys[j].path), "%s twice", k->path);
+      if (k->fate == ZG_FATE_NO_MEANING || k->fate == ZG_FATE_REFUSED)
+        ck_assert_msg(k->note != NULL, "%s", k->path);
+      for (size_t j = 0; j < i; j++)
+        ck_assert_msg(strcmp(k->path, tables[t]->keys[j].path), "%s twice", k->path);
     }
 }
 END_TEST

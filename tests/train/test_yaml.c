@@ -1,4 +1,5 @@
-// The document reader: scalars as PyYAML resolves them, places, merges, aliases, duplicate keys, JSON with comments.
+// The document reader: scalars as PyYAML resolves them, places, merges, aliases, duplicate keys, JSON with
+// comments.
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@ static const zg_yaml *yaml(const char *text) {
 static void expect_error(zg_status status, const char *part) {
   ck_assert_msg(status != NULL, "expected an error with \"%s\"", part);
   ck_assert_int_eq(zg_status_code(status), ZG_INVALID);
-  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part, zg_status_message(status));
+  ck_assert_msg(strstr(zg_status_message(status), part), "\"%s\" is not in: %s", part,
+                zg_status_message(status));
   zg_status_free(status);
 }
 
@@ -31,23 +33,35 @@ static void expect_json_error(const char *text, const char *part) {
   expect_error(zg_json_parse(&mem, "t.json", text, strlen(text), &v), part);
 }
 
-#define BOOLEAN(t, x) {t, ZG_YAML_BOOL, x}
-#define INTEGER(t, x) {t, ZG_YAML_INT, x}
-#define NUMBER(t, x) {t, ZG_YAML_FLOAT, x}
-#define STRING(t) {t, ZG_YAML_STR, 0}
-#define NOTHING(t) {t, ZG_YAML_NULL, 0}
+#define BOOLEAN(t, x) \
+  { t, ZG_YAML_BOOL, x }
+#define INTEGER(t, x) \
+  { t, ZG_YAML_INT, x }
+#define NUMBER(t, x) \
+  { t, ZG_YAML_FLOAT, x }
+#define STRING(t) \
+  { t, ZG_YAML_STR, 0 }
+#define NOTHING(t) \
+  { t, ZG_YAML_NULL, 0 }
 
 // What PyYAML 6 safe_load gives for each of these, written by fixtures/yaml_scalars.py.
-static const struct { const char *text; zg_yaml_kind kind; double value; } scalars[] = {
+static const struct {
+  const char *text;
+  zg_yaml_kind kind;
+  double value;
+} scalars[] = {
 #include "yaml_scalars.inc"
 };
 
 START_TEST(scalars_resolve_as_in_pyyaml) {
   for (size_t i = 0; i < ZG_COUNT(scalars); i++) {
     const zg_yaml *v = yaml(scalars[i].text);
-    ck_assert_msg(v->kind == scalars[i].kind, "%s is %s, want %s", scalars[i].text, zg_yaml_kind_name(v->kind), zg_yaml_kind_name(scalars[i].kind));
-    if (v->kind == ZG_YAML_BOOL || v->kind == ZG_YAML_INT) ck_assert_msg((double)v->i == scalars[i].value, "%s is %lld", scalars[i].text, (long long)v->i);
-    if (v->kind == ZG_YAML_FLOAT && !isnan(scalars[i].value)) ck_assert_msg(v->f == scalars[i].value, "%s is %.17g", scalars[i].text, v->f);
+    ck_assert_msg(v->kind == scalars[i].kind, "%s is %s, want %s", scalars[i].text,
+                  zg_yaml_kind_name(v->kind), zg_yaml_kind_name(scalars[i].kind));
+    if (v->kind == ZG_YAML_BOOL || v->kind == ZG_YAML_INT)
+      ck_assert_msg((double)v->i == scalars[i].value, "%s is %lld", scalars[i].text, (long long)v->i);
+    if (v->kind == ZG_YAML_FLOAT && !isnan(scalars[i].value))
+      ck_assert_msg(v->f == scalars[i].value, "%s is %.17g", scalars[i].text, v->f);
     if (v->kind == ZG_YAML_FLOAT && isnan(scalars[i].value)) ck_assert(isnan(v->f));
   }
 }
@@ -60,7 +74,8 @@ START_TEST(nodes_know_their_place) {
   ck_assert_uint_eq(list->vals[1]->vals[0]->line, 4);
   ck_assert_uint_eq(list->vals[1]->vals[0]->col, 9);
   ck_assert_ptr_null(zg_yaml_get(v, "d"));
-  expect_error(zg_yaml_error(list->vals[1]->vals[0], "too %s", "big"), "t.yaml:4:9: too big\n    - {c: 2}\n          ^");
+  expect_error(zg_yaml_error(list->vals[1]->vals[0], "too %s", "big"),
+               "t.yaml:4:9: too big\n    - {c: 2}\n          ^");
 }
 END_TEST
 
@@ -115,8 +130,10 @@ START_TEST(bad_yaml_is_refused) {
 END_TEST
 
 START_TEST(json_with_comments) {
-  const char *text = "// head\n{ /* a\n b */ \"stage\": 3, # tail\n \"size\": 5e8, \"auto\": \"auto\", \"t\": [true, null, -1.5,],\n"
-                     " \"s\": \"\\u00e9\\ud83d\\ude00\\/\\n\",}\n";
+  const char *text =
+      "// head\n{ /* a\n b */ \"stage\": 3, # tail\n \"size\": 5e8, \"auto\": \"auto\", \"t\": [true, null, "
+      "-1.5,],\n"
+      " \"s\": \"\\u00e9\\ud83d\\ude00\\/\\n\",}\n";
   const zg_yaml *v = NULL;
   zg_status status = zg_json_parse(&mem, "ds.json", text, strlen(text), &v);
   ck_assert_msg(!status, "%s", zg_status_message(status));
@@ -152,7 +169,8 @@ START_TEST(bad_json_is_refused) {
 }
 END_TEST
 
-// Every prefix of, and every byte flipped in, a document with all features: a status or a tree, never a crash.
+// Every prefix of, and every byte flipped in, a document with all features: a status or a tree, never a
+// crash.
 START_TEST(mangled_input_is_survived) {
   const char *text = "a: &x {b: [1, 2.5, 'q'], c: \"\\u00e9\"}\nd: {<<: *x, e: 1:30}\n# c\nf: |\n  text\n";
   size_t n = strlen(text);
