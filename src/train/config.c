@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "train/config_dirs.h"
@@ -140,14 +141,20 @@ static zg_status no_such_config(zg_arena *mem, const char *name, const char *con
   return status;
 }
 
+// A folder of that name (an output_dir called zero3) does not hide a packaged file.
+static bool is_file(const char *path) {
+  struct stat st;
+  return !stat(path, &st) && !S_ISDIR(st.st_mode);
+}
+
 static zg_status find_file(zg_arena *mem, const char *name, const char **out) {
   const char *dirs[4];
   *out = name;
-  if (zg_file_exists(name)) return NULL;
+  if (is_file(name)) return NULL;
   size_t n = config_dirs(mem, dirs);
   for (size_t i = 0; i < n && !strchr(name, '/'); i++) {
     *out = zg_arena_printf(mem, "%s/%s.yaml", dirs[i], name);
-    if (zg_file_exists(*out)) return NULL;
+    if (is_file(*out)) return NULL;
   }
   return no_such_config(mem, name, dirs, n);
 }

@@ -237,6 +237,12 @@ START_TEST(packaged_names) {
   file("special.yaml", "training: {seed: 7}\n");
   zg_status status = load_name("special");
   ck_assert_msg(!status, "%s", zg_status_message(status));
+  char old[4096];
+  ck_assert(getcwd(old, sizeof old) && !chdir(dir));
+  ck_assert(!zg_dir_make("special"));                        // a folder of that name is not meant
+  status = load_name("special");
+  ck_assert_msg(!status, "%s", zg_status_message(status));
+  ck_assert(!chdir(old));
   status = load_name("speciall");
   ck_assert(status && zg_status_code(status) == ZG_NOT_FOUND &&
             strstr(zg_status_message(status), "did you mean \"special\"?"));
