@@ -170,12 +170,21 @@ static zg_status import_clip(zg_onnx_node *n) {
   return NULL;
 }
 
+// Right shifts of signed integers keep the sign (the opcode shifts zeros in): of the complement, for negative ones.
+static zg_val shift_signed(zg_builder *b, zg_val x, zg_val y) {
+  const zg_val negative = zg_b_map2(b, ZG_S_LT, x, zg_b_like(b, x, 0));
+  const zg_val down = zg_b_map1(b, ZG_S_BIT_NOT, zg_b_map2(b, ZG_S_SHR, zg_b_map1(b, ZG_S_BIT_NOT, x), y));
+  return zg_b_where(b, negative, down, zg_b_map2(b, ZG_S_SHR, x, y));
+}
+
 static zg_status import_bit_shift(zg_onnx_node *n) {
   ZG_TRY(need(n, 2));
   const char *dir = zg_onnx_str(n, "direction", "");
   const bool left = strcmp(dir, "LEFT") == 0;
   if (!left && strcmp(dir, "RIGHT") != 0) return zg_onnx_error(n, ZG_INVALID, "direction \"%s\" is neither LEFT nor RIGHT", dir);
-  n->out[0] = zg_b_map2(n->b, left ? ZG_S_SHL : ZG_S_SHR, n->in[0], n->in[1]);
+  const bool is_signed = zg_dtype_is_signed(zg_b_type(n->b, n->in[0])->dtype);
+  if (!left && is_signed) n->out[0] = shift_signed(n->b, n->in[0], n->in[1]);
+  else n->out[0] = zg_b_map2(n->b, left ? ZG_S_SHL : ZG_S_SHR, n->in[0], n->in[1]);
   return NULL;
 }
 
