@@ -14,7 +14,7 @@ typedef struct { char *name; zg_tensor t; } array;
 enum { MAX_ARRAYS = 16 };
 typedef struct {
   char *name;
-  bool grad;
+  uint32_t kind;   // 0: results, 1: and gradients, 2: must be refused; name is "NAME|words of the message"
   double tol;
   zg_bytes model;
   array in[MAX_ARRAYS], want[MAX_ARRAYS];
@@ -61,7 +61,7 @@ static uint32_t take_arrays(zg_arena *mem, reader *r, array *out) {
 
 static node_case take_case(zg_arena *mem, reader *r) {
   node_case c = {.name = take_name(mem, r)};
-  c.grad = take_u32(r);
+  c.kind = take_u32(r);
   memcpy(&c.tol, take(r, sizeof c.tol), sizeof c.tol);
   c.model = take_bytes(r);
   c.n_in = take_arrays(mem, r, c.in);
@@ -87,7 +87,8 @@ static zg_tensor leaf(void *user, const zg_node *n) {
   ck_abort_msg("no input \"%s\"", a->name);
 }
 
-static zg_status import_case(const node_case *c, zg_onnx_model **m, zg_graph **g) {
+// options NULL: as the file says.
+static zg_status import_case(const node_case *c, const zg_import_options *options, zg_onnx_model **m, zg_graph **g) {
   char path[] = "/tmp/zg_node_XXXXXX";
   const int fd = mkstemp(path);
   ck_assert_int_ge(fd, 0);
@@ -96,8 +97,8 @@ static zg_status import_case(const node_case *c, zg_onnx_model **m, zg_graph **g
   zg_status s = zg_onnx_load(path, m);
   unlink(path);
   if (s) return s;
-  const zg_import_options o = {.batch_norm_train = false, .dropout_ratio = -1};
-  return zg_onnx_import(*m, &o, g);
+  const zg_import_options plain = {.dropout_ratio = -1};
+  return zg_onnx_import(*m, options ? options : &plain, g);
 }
 
 // Why the result is not what is wanted; "" if it is.
@@ -140,14 +141,14 @@ static const char *check_forward(const node_case *c, zg_onnx_model *m, const zg_
 }
 
 // ---- gradients ------------------------------------------------------------------------------------------------------
-// The graph with its output "loss" as the loss.
+// The graph with its output "zg_loss" as the loss.
 static zg_status add_loss(const zg_graph *g, zg_graph **out) {
   zg_builder *b = zg_builder_new();
   zg_val *map = zg_alloc(g->values.n * sizeof *map);
   for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(b, g, &g->nodes.at[i], map);
   for (size_t i = 0; i < g->outputs.n; i++)
     zg_builder_output(b, ZG_OUT_VALUE, g->outputs.at[i].name, map[g->outputs.at[i].val.id], (zg_val){0});
-  const zg_val loss = map[zg_find_output(g, ZG_OUT_VALUE, "loss")->val.id];
+  const zg_val loss = map[zg_find_output(g, ZG_OUT_VALUE, "zg_loss")->val.id];
   zg_builder_output(b, ZG_OUT_LOSS, "@loss", zg_b_cast(b, loss, ZG_F32), (zg_val){0});
   zg_builder_props(b, ZG_PROP_LOSS);
   zg_free(map);
@@ -171,7 +172,7 @@ static double loss_of(const zg_graph *g, feed *f) {
   zg_tensor *out = NULL;
   zg_status s = zg_graph_eval(g, leaf, f, &out);
   ck_assert_msg(!s, "%s", zg_status_message(s));
-  const zg_output *o = zg_find_output(g, ZG_OUT_VALUE, "loss");
+  const zg_output *o = zg_find_output(g, ZG_OUT_VALUE, "zg_loss");
   const double v = zg_get_f64(out[o - g->outputs.at].type.dtype, out[o - g->outputs.at].data, 0);
   zg_eval_free(g, out);
   return v;
@@ -212,7 +213,7 @@ static const char *check_grad(node_case *c, zg_onnx_model *m, const zg_graph *g)
       break;
     }
     double *x = c->in[i].t.data;
-    const int64_t n = zg_elems(&c->in[i].t.type), stride = ZG_MAX(n / 7, 1);
+    const int64_t n = zg_elems(&c->in[i].t.type), stride = ZG_MAX(n / 3, 1);
     for (int64_t e = 0; e < n && !why[0]; e += stride) {
       const double keep = x[e], step = 1e-5;
       x[e] = keep + step;
@@ -231,16 +232,31 @@ static const char *check_grad(node_case *c, zg_onnx_model *m, const zg_graph *g)
 }
 
 // ---- the test -------------------------------------------------------------------------------------------------------
+// The message names the node and holds the words.
+static bool refused(const node_case *c) {
+  zg_onnx_model *m = NULL;
+  zg_graph *g = NULL;
+  zg_status s = import_case(c, NULL, &m, &g);
+  const char *words = strchr(c->name, '|') + 1, *message = zg_status_message(s);
+  const bool ok = s && strstr(message, words) && strstr(message, "the_node");
+  if (!ok) fprintf(stderr, "%s: %s\n", c->name, s ? message : "not refused");
+  zg_status_free(s);
+  zg_graph_free(g);
+  zg_onnx_free(m);
+  return ok;
+}
+
 static bool run_case(node_case *c) {
   zg_onnx_model *m = NULL;
   zg_graph *g = NULL;
   const char *why = "";
-  zg_status s = import_case(c, &m, &g);
+  if (c->kind == 2) return refused(c);
+  zg_status s = import_case(c, NULL, &m, &g);
   if (!s) s = zg_graph_verify(g);
   if (s) fprintf(stderr, "%s: %s\n", c->name, zg_status_message(s));
   else {
     why = check_forward(c, m, g);
-    if (!*why && c->grad) why = check_grad(c, m, g);
+    if (!*why && c->kind == 1) why = check_grad(c, m, g);
     if (*why) fprintf(stderr, "%s: %s\n", c->name, why);
   }
   const bool ok = !s && !*why;
@@ -250,23 +266,75 @@ static bool run_case(node_case *c) {
   return ok;
 }
 
-START_TEST(nodes) {
-  const char *path = getenv("ZG_NODES_BIN") ? getenv("ZG_NODES_BIN") : ZG_NODES_BIN, *only = getenv("ZG_NODES_ONLY");
+// Calls fn for the cases whose name matches.
+static uint32_t each_case(const char *pattern, void (*fn)(node_case *c, void *user), void *user) {
+  const char *path = getenv("ZG_NODES_BIN") ? getenv("ZG_NODES_BIN") : ZG_NODES_BIN;
   zg_file_map file;
   zg_status s = zg_file_map_open(path, &file);
   ck_assert_msg(!s, "%s", zg_status_message(s));
   reader r = {file.bytes.at, file.bytes.at + file.bytes.n};
   ck_assert_mem_eq(take(&r, 8), "ZGNODES1", 8);
-  uint32_t n = 0, bad = 0;
+  uint32_t n = 0;
   while (r.at < r.end) {
     zg_arena mem = {0};
     node_case c = take_case(&mem, &r);
-    if (!only || zg_glob(only, c.name)) n++, bad += !run_case(&c);
+    if (zg_glob(pattern, c.name)) n++, fn(&c, user);
     zg_arena_fini(&mem);
   }
   zg_file_map_close(&file);
   ck_assert_uint_gt(n, 0);
+  return n;
+}
+
+static void count_bad(node_case *c, void *user) { *(uint32_t *)user += !run_case(c); }
+
+START_TEST(nodes) {
+  const char *only = getenv("ZG_NODES_ONLY");
+  uint32_t bad = 0;
+  const uint32_t n = each_case(only ? only : "*", count_bad, &bad);
   ck_assert_msg(!bad, "%u of %u cases failed", bad, n);
+}
+END_TEST
+
+// Dropout switched on: each element is dropped or scaled, and about `ratio` of them are dropped.
+typedef struct { zg_import_options options; double ratio; } dropout_want;
+
+static void check_dropout(node_case *c, void *user) {
+  const dropout_want *want = user;
+  zg_onnx_model *m = NULL;
+  zg_graph *g = NULL;
+  zg_tensor *out = NULL;
+  feed f = {c, NULL};
+  zg_status s = import_case(c, &want->options, &m, &g);
+  f.m = m;
+  if (!s) s = zg_graph_eval(g, leaf, &f, &out);
+  ck_assert_msg(!s, "%s", zg_status_message(s));
+  const zg_tensor *x = &c->in[0].t, *y = &out[zg_find_output(g, ZG_OUT_VALUE, c->want[0].name) - g->outputs.at];
+  const int64_t n = zg_elems(&x->type);
+  int64_t dropped = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double xi = zg_get_f64(x->type.dtype, x->data, i), yi = zg_get_f64(y->type.dtype, y->data, i);
+    dropped += yi == 0;
+    ck_assert_msg(yi == 0 || fabs(yi - xi / (1 - want->ratio)) < 1e-6, "%s: %g became %g", c->name, xi, yi);
+  }
+  const double expected = want->ratio * (double)n, spread = 4 * sqrt(expected * (1 - want->ratio));
+  ck_assert_msg(fabs((double)dropped - expected) <= spread, "%s: %lld of %lld dropped", c->name, (long long)dropped, (long long)n);
+  zg_eval_free(g, out);
+  zg_graph_free(g);
+  zg_onnx_free(m);
+}
+
+START_TEST(dropout) {
+  dropout_want w = {.options = {.dropout_on = true, .dropout_ratio = -1}, .ratio = 0.3};
+  each_case("dropout 7", check_dropout, &w);           // before opset 12 every Dropout is active, with the file's ratio
+  each_case("dropout 10", check_dropout, &w);
+  w.ratio = 0;
+  each_case("test_dropout_default", check_dropout, &w);   // training_mode is absent: off, as exported
+  w.options.dropout_ratio = w.ratio = 0.8;
+  each_case("test_dropout_default", check_dropout, &w);   // unless the configuration has a ratio
+  each_case("dropout 7", check_dropout, &w);
+  w.options.dropout_on = false, w.ratio = 0;
+  each_case("dropout 7", check_dropout, &w);
 }
 END_TEST
 
@@ -275,6 +343,7 @@ int main(void) {
   TCase *t = tcase_create("nodes");
   tcase_set_timeout(t, 60);
   tcase_add_test(t, nodes);
+  tcase_add_test(t, dropout);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
