@@ -1,5 +1,5 @@
-// Files: whole-file mappings and reads, atomic replacement, directories. Every message names the path and the system's
-// reason.
+// Files: whole-file mappings and reads, atomic replacement, directories. Every message names the path and the
+// system's reason.
 #include "base/base.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -12,8 +12,9 @@
 #define io_error(path, what) io_error_at((path), (what), errno)
 static zg_status io_error_at(const char *path, const char *what, int err) {
   char text[128];
-  const char *reason = strerror_r(err, text, sizeof text);   // GNU form: may not use `text`
-  return zg_error(err == ENOENT || err == ENOTDIR ? ZG_NOT_FOUND : ZG_IO, "%s: cannot %s: %s", path, what, reason);
+  const char *reason = strerror_r(err, text, sizeof text);  // GNU form: may not use `text`
+  return zg_error(err == ENOENT || err == ENOTDIR ? ZG_NOT_FOUND : ZG_IO, "%s: cannot %s: %s", path, what,
+                  reason);
 }
 
 static zg_status open_to_read(const char *path, int *out_fd, struct stat *out_stat) {
@@ -53,9 +54,10 @@ zg_status zg_file_read(const char *path, zg_str *out) {
   int fd = -1;
   struct stat st;
   ZG_TRY(open_to_read(path, &fd, &st));
-  zg_str_put(out, "", 0);   // NUL-terminated also when the file is empty
+  zg_str_put(out, "", 0);  // NUL-terminated also when the file is empty
   zg_status status = NULL;
-  size_t step = st.st_size > 0 ? (size_t)st.st_size + 1 : 1 << 16;   // + 1: the read that sees the end needs no growth
+  size_t step =
+      st.st_size > 0 ? (size_t)st.st_size + 1 : 1 << 16;  // + 1: the read that sees the end needs no growth
   for (;;) {
     zg__vec_grow((void **)&out->at, &out->cap, out->n + step + 1, 1);
     ssize_t got = read(fd, out->at + out->n, step);
@@ -70,12 +72,12 @@ zg_status zg_file_read(const char *path, zg_str *out) {
   return status;
 }
 
-// ---- writing ------------------------------------------------------------------------------------------------------
+// ---- writing --------------------------------------------------------------------------------------------
 
 static zg_status write_all(int fd, const char *path, const void *bytes, size_t n) {
   const char *p = bytes;
   while (n) {
-    ssize_t put = write(fd, p, ZG_MIN(n, (size_t)1 << 30));   // Linux writes at most 2 GiB at once
+    ssize_t put = write(fd, p, ZG_MIN(n, (size_t)1 << 30));  // Linux writes at most 2 GiB at once
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) return io_error(path, "write");
     p += put;
@@ -115,7 +117,7 @@ zg_status zg_file_write_atomic(const char *path, const void *bytes, size_t n) {
     status = io_error(path, "create");
     goto out;
   }
-  if (exists) (void)!fchmod(fd, st.st_mode & 07777);   // the new file is as readable as the old one was
+  if (exists) (void)!fchmod(fd, st.st_mode & 07777);  // the new file is as readable as the old one was
   status = write_all(fd, path, bytes, n);
   if (!status && fsync(fd)) status = io_error(path, "write to disk");
   if (close(fd) && !status) status = io_error(path, "close");
@@ -128,7 +130,7 @@ out:
   return status;
 }
 
-// ---- directories --------------------------------------------------------------------------------------------------
+// ---- directories ----------------------------------------------------------------------------------------
 
 zg_status zg_dir_make(const char *path) {
   zg_str part = {0};
@@ -139,7 +141,7 @@ zg_status zg_dir_make(const char *path) {
     part.n = 0;
     zg_str_put(&part, path, (size_t)(p - path));
     if (!mkdir(part.at, 0777)) continue;
-    int err = errno;   // also EROFS or EACCES for a directory that is already there
+    int err = errno;  // also EROFS or EACCES for a directory that is already there
     struct stat st;
     if (stat(part.at, &st)) status = io_error_at(part.at, "make the directory", err);
     else if (!S_ISDIR(st.st_mode)) status = zg_error(ZG_IO, "%s: exists and is not a directory", part.at);
@@ -153,7 +155,8 @@ zg_status zg_dir_sync(const char *path) {
   int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return io_error(path, "open the directory");
   zg_status status = NULL;
-  // Some network file systems cannot sync directories and say EINVAL; their renames are durable by other means.
+  // Some network file systems cannot sync directories and say EINVAL; their renames are durable by other
+  // means.
   if (fsync(fd) && errno != EINVAL && errno != ENOTSUP) status = io_error(path, "sync the directory");
   close(fd);
   return status;

@@ -1,4 +1,5 @@
-// Log lines and warnings on stderr. Every line goes out in one write, so that lines of several ranks do not mix.
+// Log lines and warnings on stderr. Every line goes out in one write, so that lines of several ranks do not
+// mix.
 #include "base/base.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -7,7 +8,7 @@
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t warned_lock = PTHREAD_MUTEX_INITIALIZER;
-static zg_map warned;   // texts already printed
+static zg_map warned;  // texts already printed
 static int level;
 static double t_start;
 
@@ -25,7 +26,7 @@ int zg_log_level(void) {
 static void print_line(const char *head, const char *text) {
   zg_str line = {0};
   zg_str_add(&line, "%s%s\n", head, text);
-  fflush(stdout);   // keeps both streams in order on a terminal
+  fflush(stdout);  // keeps both streams in order on a terminal
   fwrite(line.at, 1, line.n, stderr);
   fflush(stderr);
   zg_str_fini(&line);

@@ -1,8 +1,9 @@
-// Map from strings to 64-bit values: open addressing, linear probing, at most 3/4 full. No removal, so no tombstones.
+// Map from strings to 64-bit values: open addressing, linear probing, at most 3/4 full. No removal, so no
+// tombstones.
 #include "base/base.h"
 
 struct zg_map_slot {
-  char *key;   // NULL: empty
+  char *key;  // NULL: empty
   uint64_t hash, value;
 };
 

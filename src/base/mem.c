@@ -1,4 +1,5 @@
-// Memory: the heap for bookkeeping (ends the process when there is none), mapped pages for tensors (a status), arenas.
+// Memory: the heap for bookkeeping (ends the process when there is none), mapped pages for tensors (a
+// status), arenas.
 #include "base/base.h"
 #include <errno.h>
 #include <stdio.h>
@@ -27,7 +28,7 @@ void *zg_realloc(void *p, size_t n_bytes) {
 
 void zg_free(void *p) { free(p); }
 
-// ---- tensor memory ------------------------------------------------------------------------------------------------
+// ---- tensor memory --------------------------------------------------------------------------------------
 
 enum { HUGE_PAGE = 2 << 20 };
 
@@ -43,11 +44,13 @@ zg_status zg_alloc_big(uint64_t n_bytes, void **out) {
   *out = NULL;
   uint64_t n;
   void *p = MAP_FAILED;
-  if (mapped_bytes(n_bytes, &n)) p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped_bytes(n_bytes, &n))
+    p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED)
     return zg_error(ZG_OUT_OF_MEMORY, "the system has no %llu bytes (%.2f GiB) of host memory left",
                     (unsigned long long)n_bytes, (double)n_bytes / (1 << 30));
-  if (n >= 8 * (uint64_t)HUGE_PAGE) madvise(p, n, MADV_HUGEPAGE);   // fewer TLB misses; a refusal costs nothing
+  if (n >= 8 * (uint64_t)HUGE_PAGE)
+    madvise(p, n, MADV_HUGEPAGE);  // fewer TLB misses; a refusal costs nothing
   *out = p;
   return NULL;
 }
@@ -57,14 +60,14 @@ void zg_free_big(void *p, uint64_t n_bytes) {
   if (p && mapped_bytes(n_bytes, &n)) munmap(p, n);
 }
 
-// ---- arena --------------------------------------------------------------------------------------------------------
+// ---- arena ----------------------------------------------------------------------------------------------
 // Blocks of doubling size in a list; only the head has room. A request larger than a block gets its own.
 
 enum { ARENA_FIRST = 4096, ARENA_LARGEST = 1 << 20 };
 
 struct zg_arena_block {
   zg_arena_block *next;
-  size_t pad;   // keeps the payload 16-byte aligned
+  size_t pad;  // keeps the payload 16-byte aligned
 };
 
 void *zg_arena_alloc(zg_arena *a, size_t n_bytes) {
@@ -120,7 +123,7 @@ void zg_arena_fini(zg_arena *a) {
   *a = (zg_arena){0};
 }
 
-// ---- growing arrays -----------------------------------------------------------------------------------------------
+// ---- growing arrays -------------------------------------------------------------------------------------
 
 void zg__vec_grow(void **at, size_t *cap, size_t need, size_t size) {
   if (need <= *cap) return;

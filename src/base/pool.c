@@ -1,12 +1,14 @@
-// Thread pool. A job is open while its generation number is odd. Workers that are awake join an open job by counting
-// themselves into `active` and looking at the generation again; the caller closes the job when no chunk is left and waits
-// for `active` to reach 0. So a job never waits for a worker that is still asleep: with more threads than cores (several
-// ranks on one machine) a small job costs the caller its own work and a futex wake, no more.
+// Thread pool. A job is open while its generation number is odd. Workers that are awake join an open job by
+// counting themselves into `active` and looking at the generation again; the caller closes the job when no
+// chunk is left and waits for `active` to reach 0. So a job never waits for a worker that is still asleep:
+// with more threads than cores (several ranks on one machine) a small job costs the caller its own work and a
+// futex wake, no more.
 //
 //   caller:  job = ...; next = 0; gen++ (odd) ; wake sleepers; take chunks; gen++ (even); wait active == 0
 //   worker:  wait gen odd and new; active++; if gen is still that one, take chunks; active--
 //
-// The two counters are sequentially consistent: either the worker sees the job closed, or the caller sees it active.
+// The two counters are sequentially consistent: either the worker sees the job closed, or the caller sees it
+// active.
 #include "base/base.h"
 #include <linux/futex.h>
 #include <pthread.h>
@@ -23,7 +25,7 @@ struct zg_pool {
   void *arg;
   int64_t n_chunks;
   int n_threads, spin;
-  pthread_t *workers;   // n_threads - 1
+  pthread_t *workers;  // n_threads - 1
   _Alignas(64) atomic_uint gen;
   atomic_bool stop;
   atomic_uint sleepers;
@@ -32,12 +34,17 @@ struct zg_pool {
   atomic_bool caller_waits;
 };
 
-typedef struct { zg_pool *pool; int thread; } start_arg;
+typedef struct {
+  zg_pool *pool;
+  int thread;
+} start_arg;
 
 static void futex_wait(atomic_uint *word, unsigned value) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
 }
-static void futex_wake(atomic_uint *word, int n) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0); }
+static void futex_wake(atomic_uint *word, int n) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -78,7 +85,8 @@ static void *worker(void *start) {
   for (unsigned gen = 0; (gen = wait_for_job(a.pool, gen));) {
     atomic_fetch_add(&a.pool->active, 1);
     if (atomic_load(&a.pool->gen) == gen) take_chunks(a.pool, a.thread);
-    if (atomic_fetch_sub(&a.pool->active, 1) == 1 && atomic_load(&a.pool->caller_waits)) futex_wake(&a.pool->active, 1);
+    if (atomic_fetch_sub(&a.pool->active, 1) == 1 && atomic_load(&a.pool->caller_waits))
+      futex_wake(&a.pool->active, 1);
   }
   return NULL;
 }
@@ -99,7 +107,7 @@ zg_pool *zg_pool_new(int n_threads) {
   p = aligned_alloc(64, n_bytes);
   ZG_ASSERT(p);
   memset((void *)p, 0, n_bytes);
-  p->spin = n_threads > n_cores ? 0 : SPIN_ROUNDS;   // spinning only takes time from whoever should be running
+  p->spin = n_threads > n_cores ? 0 : SPIN_ROUNDS;  // spinning only takes time from whoever should be running
   p->n_threads = 1;
   p->workers = zg_alloc(sizeof *p->workers * (size_t)n_threads);
   for (int i = 1; i < n_threads; i++) {
@@ -118,7 +126,7 @@ zg_pool *zg_pool_new(int n_threads) {
 void zg_pool_free(zg_pool *p) {
   if (!p) return;
   atomic_store(&p->stop, true);
-  atomic_fetch_add(&p->gen, 2);   // still even, but changed: nobody falls asleep on the old value
+  atomic_fetch_add(&p->gen, 2);  // still even, but changed: nobody falls asleep on the old value
   futex_wake(&p->gen, MAX_THREADS);
   for (int i = 1; i < p->n_threads; i++) pthread_join(p->workers[i - 1], NULL);
   zg_free(p->workers);

@@ -1,18 +1,19 @@
-// zg_status: a heap record of code, place and message. Out-of-memory while making one falls back to a static record, so
-// that reporting an error can never itself fail.
+// zg_status: a heap record of code, place and message. Out-of-memory while making one falls back to a static
+// record, so that reporting an error can never itself fail.
 #include "base/base.h"
 #include <stdio.h>
 #include <stdlib.h>
 
 struct zg_status_rec {
   zg_code code;
-  char *message;   // heap; the static record's is a literal
+  char *message;  // heap; the static record's is a literal
   char place[64];
 };
 
 static struct zg_status_rec out_of_memory = {ZG_OUT_OF_MEMORY, (char *)"out of memory", "base/status.c"};
 
-// Formats into fresh heap memory; NULL when there is none. Not zg_str: that one ends the process without memory.
+// Formats into fresh heap memory; NULL when there is none. Not zg_str: that one ends the process without
+// memory.
 static char *format_heap(const char *fmt, va_list ap) {
   char *text = NULL;
   return vasprintf(&text, fmt, ap) < 0 ? NULL : text;
@@ -50,7 +51,7 @@ zg_status zg_status_prefix(zg_status s, const char *fmt, ...) {
   if (prefix && asprintf(&joined, "%s%s", prefix, s->message) >= 0) {
     free(s->message);
     s->message = joined;
-  }   // else: the message without its context is still the truth
+  }  // else: the message without its context is still the truth
   free(prefix);
   return s;
 }

@@ -37,8 +37,8 @@ void zg_str_fini(zg_str *s) {
   *s = (zg_str){0};
 }
 
-// Matches one character against the class at p ("[a-z]", "[!0-9]"); *end gets the pattern behind it. A '[' that is never
-// closed stands for itself.
+// Matches one character against the class at p ("[a-z]", "[!0-9]"); *end gets the pattern behind it. A '['
+// that is never closed stands for itself.
 static bool match_class(const char *p, char c, const char **end) {
   const char *q = p + 1;
   bool negate = *q == '!' || *q == '^';
@@ -61,8 +61,8 @@ static bool match_class(const char *p, char c, const char **end) {
   return hit != negate;
 }
 
-// Linear scan that, on a mismatch, goes back to the last star and lets it eat one character more: one star is enough to
-// remember, since a later star may always match what an earlier one would have had to.
+// Linear scan that, on a mismatch, goes back to the last star and lets it eat one character more: one star is
+// enough to remember, since a later star may always match what an earlier one would have had to.
 bool zg_glob(const char *pattern, const char *text) {
   const char *p = pattern, *t = text, *star = NULL, *star_text = NULL;
   while (*t) {
@@ -112,7 +112,7 @@ static size_t distance(const char *a, size_t n, const char *b, size_t m) {
 const char *zg_nearest(const char *word, const char *const *candidates, size_t n) {
   size_t len = strlen(word);
   if (!len || len > NEAREST_MAX) return NULL;
-  size_t best = len / 3 + 1;   // a third of the letters may be wrong: "adamW2" suggests, "zzz" does not
+  size_t best = len / 3 + 1;  // a third of the letters may be wrong: "adamW2" suggests, "zzz" does not
   if (best >= len) best = len - 1;
   const char *found = NULL;
   for (size_t i = 0; i < n; i++) {

@@ -3,7 +3,7 @@
 //   scratch:  | tensor 0 | tensor 1 | ... | scratchpad, as large as the largest that a call wants |
 #include "cpu/dnnl_priv.h"
 
-// ---- descriptors --------------------------------------------------------------------------------------------------
+// ---- descriptors ----------------------------------------------------------------------------------------
 
 zg_status zg__dnnl_dtype(zg_dtype t, dnnl_data_type_t *out) {
   if (t == ZG_F32) *out = dnnl_f32;
@@ -40,7 +40,7 @@ zg_status zg__dnnl_attr(dnnl_primitive_attr_t *out) {
   return status;
 }
 
-// ---- building -----------------------------------------------------------------------------------------------------
+// ---- building -------------------------------------------------------------------------------------------
 
 static void set_threads(int n) {
   if (zg__dnnl.omp_set_num_threads) zg__dnnl.omp_set_num_threads(n);
@@ -49,7 +49,7 @@ static void set_threads(int n) {
 zg_status zg__dnnl_op_new(int threads, zg_dnnl_op **out) {
   zg_dnnl_op *op = *out = zg_alloc(sizeof *op);
   op->threads = ZG_MAX(threads, 1);
-  set_threads(op->threads);   // a property of the calling thread; primitives are built for it and run with it
+  set_threads(op->threads);  // a property of the calling thread; primitives are built for it and run with it
   zg_status status = ZG_DNNL(stream_create, &op->stream, zg__dnnl.engine, dnnl_stream_default_flags);
   if (status) {
     zg_dnnl_free(op);
@@ -104,8 +104,8 @@ zg_status zg__dnnl_add_reorder(zg_dnnl_op *op, int from, int to) {
   dnnl_primitive_attr_t attr;
   ZG_TRY(zg__dnnl_attr(&attr));
   dnnl_primitive_desc_t pd = NULL;
-  zg_status status = ZG_DNNL(reorder_primitive_desc_create, &pd, &op->slots[from].md, zg__dnnl.engine, &op->slots[to].md,
-                             zg__dnnl.engine, attr);
+  zg_status status = ZG_DNNL(reorder_primitive_desc_create, &pd, &op->slots[from].md, zg__dnnl.engine,
+                             &op->slots[to].md, zg__dnnl.engine, attr);
   if (!status) status = zg__dnnl_add(op, pd, (zg_dnnl_arg[]){{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}, 2);
   if (pd) zg__dnnl.primitive_desc_destroy(pd);
   zg__dnnl.primitive_attr_destroy(attr);
@@ -120,18 +120,21 @@ zg_status zg__dnnl_add_copy(zg_dnnl_op *op, const zg_dnnl_copy *copy, int arg, i
   return NULL;
 }
 
-void zg__dnnl_add_plain(zg_dnnl_op *op, void (*fn)(const void *, void *const *), const void *desc, size_t n_bytes) {
+void zg__dnnl_add_plain(zg_dnnl_op *op, void (*fn)(const void *, void *const *), const void *desc,
+                        size_t n_bytes) {
   zg_dnnl_call *c = add_call(op, ZG_DNNL_PLAIN);
   c->plain = fn;
   c->desc = zg_arena_copy(&op->mem, desc, n_bytes);
 }
 
-zg_status zg__dnnl_output(zg_dnnl_op *op, int arg, const dnnl_memory_desc_t *have, const dnnl_memory_desc_t *want, int *out) {
+zg_status zg__dnnl_output(zg_dnnl_op *op, int arg, const dnnl_memory_desc_t *have,
+                          const dnnl_memory_desc_t *want, int *out) {
   if (zg__dnnl.memory_desc_equal(have, want)) return zg__dnnl_arg_slot(op, have, arg, out);
   return zg__dnnl_scratch_slot(op, want, out);
 }
 
-zg_status zg__dnnl_input(zg_dnnl_op *op, int arg, const dnnl_memory_desc_t *have, const dnnl_memory_desc_t *want, int *out) {
+zg_status zg__dnnl_input(zg_dnnl_op *op, int arg, const dnnl_memory_desc_t *have,
+                         const dnnl_memory_desc_t *want, int *out) {
   ZG_TRY(zg__dnnl_output(op, arg, have, want, out));
   if (op->slots[*out].arg >= 0) return NULL;
   int from;
@@ -153,7 +156,8 @@ zg_status zg_dnnl_prepare(const zg_kernel *k, int threads, zg_dnnl_op **out) {
   zg_dnnl_op *op;
   ZG_TRY(zg__dnnl_op_new(threads, &op));
   zg_status status = NULL;
-  if (k->kind == ZG_K_CONV || k->kind == ZG_K_CONV_GRAD_X || k->kind == ZG_K_CONV_GRAD_W) status = zg__dnnl_conv(k, op);
+  if (k->kind == ZG_K_CONV || k->kind == ZG_K_CONV_GRAD_X || k->kind == ZG_K_CONV_GRAD_W)
+    status = zg__dnnl_conv(k, op);
   else if (k->kind == ZG_K_POOL || k->kind == ZG_K_POOL_GRAD) status = zg__dnnl_pool(k, op);
   else status = zg_error(ZG_UNSUPPORTED, "oneDNN has no kernel of kind %d", (int)k->kind);
   if (status) zg_dnnl_free(op);
@@ -173,7 +177,7 @@ void zg_dnnl_free(zg_dnnl_op *op) {
   zg_free(op);
 }
 
-// ---- running ------------------------------------------------------------------------------------------------------
+// ---- running --------------------------------------------------------------------------------------------
 
 static void *slot_address(const zg_dnnl_op *op, const zg_dnnl_slot *s, void *const *args, void *scratch) {
   if (s->arg >= 0) return args[s->arg];
@@ -199,7 +203,8 @@ static void copy_dims(const zg_dnnl_copy *c, int d, char *to, const char *from) 
     return;
   }
   int64_t n = zg_dtype_bytes(c->dtype);
-  for (int64_t i = 0; i < c->dim[d]; i++) copy_dims(c, d + 1, to + i * c->to[d] * n, from + i * c->from[d] * n);
+  for (int64_t i = 0; i < c->dim[d]; i++)
+    copy_dims(c, d + 1, to + i * c->to[d] * n, from + i * c->from[d] * n);
 }
 
 zg_status zg_dnnl_run(zg_dnnl_op *op, void *const *args, void *scratch) {
@@ -214,8 +219,12 @@ zg_status zg_dnnl_run(zg_dnnl_op *op, void *const *args, void *scratch) {
   for (int i = 0; i < op->n_calls; i++) {
     const zg_dnnl_call *c = &op->calls[i];
     switch (c->kind) {
-      case ZG_DNNL_PRIMITIVE: ZG_TRY(ZG_DNNL(primitive_execute, c->primitive, op->stream, c->n_args, c->args)); break;
-      case ZG_DNNL_COPY: copy_dims(&c->copy, 0, slot_address(op, &op->slots[c->copy_slot], args, scratch), args[c->copy_arg]); break;
+      case ZG_DNNL_PRIMITIVE:
+        ZG_TRY(ZG_DNNL(primitive_execute, c->primitive, op->stream, c->n_args, c->args));
+        break;
+      case ZG_DNNL_COPY:
+        copy_dims(&c->copy, 0, slot_address(op, &op->slots[c->copy_slot], args, scratch), args[c->copy_arg]);
+        break;
       case ZG_DNNL_PLAIN: c->plain(c->desc, args); break;
     }
   }

@@ -1,5 +1,5 @@
-// Convolution and its two gradients on oneDNN. Arguments are row-major (NCHW, OIHW); the library picks the layouts it is
-// fastest in, and reorders into scratch stand between.
+// Convolution and its two gradients on oneDNN. Arguments are row-major (NCHW, OIHW); the library picks the
+// layouts it is fastest in, and reorders into scratch stand between.
 #include "cpu/dnnl_priv.h"
 
 enum { X, W, Y, N_TENSORS };
@@ -7,16 +7,18 @@ enum { X, W, Y, N_TENSORS };
 typedef struct {
   zg_dtype dtype[N_TENSORS];
   int rank[N_TENSORS];
-  dnnl_dims_t dim[N_TENSORS];       // w: [g, O/g, C/g, k..] where g > 1
+  dnnl_dims_t dim[N_TENSORS];  // w: [g, O/g, C/g, k..] where g > 1
   dnnl_dims_t stride, dilation, pad_begin, pad_end;
   bool has_bias;
   zg_dtype bias_dtype;
-  int64_t n_out;                    // O
+  int64_t n_out;  // O
 } conv;
 
 // Position of x, w, y among each kind's arguments.
 static const int position[3][N_TENSORS] = {{1, 2, 0}, {0, 2, 1}, {1, 0, 2}};
-static int kind_of(const zg_kernel *k) { return k->kind == ZG_K_CONV ? 0 : k->kind == ZG_K_CONV_GRAD_X ? 1 : 2; }
+static int kind_of(const zg_kernel *k) {
+  return k->kind == ZG_K_CONV ? 0 : k->kind == ZG_K_CONV_GRAD_X ? 1 : 2;
+}
 
 static zg_status read_conv(const zg_kernel *k, conv *c) {
   const zg_conv_desc *d = k->desc;
@@ -25,7 +27,8 @@ static zg_status read_conv(const zg_kernel *k, conv *c) {
   for (int t = 0; t < N_TENSORS; t++) {
     const zg_view *v = &k->args[at[t]];
     if (v->rank != (uint32_t)d->spatial + 2)
-      return zg_error(ZG_INVALID, "conv: argument %d has rank %u, want %d", at[t], v->rank, (int)d->spatial + 2);
+      return zg_error(ZG_INVALID, "conv: argument %d has rank %u, want %d", at[t], v->rank,
+                      (int)d->spatial + 2);
     c->dtype[t] = v->dtype;
     c->rank[t] = (int)v->rank;
     for (uint32_t i = 0; i < v->rank; i++) c->dim[t][i] = v->dim[i];
@@ -34,9 +37,10 @@ static zg_status read_conv(const zg_kernel *k, conv *c) {
   for (int i = 0; i < d->spatial; i++) {
     int64_t range = (c->dim[W][2 + i] - 1) * d->dilation[i] + 1;
     c->stride[i] = d->stride[i];
-    c->dilation[i] = d->dilation[i] - 1;   // the library counts from 0
+    c->dilation[i] = d->dilation[i] - 1;  // the library counts from 0
     c->pad_begin[i] = d->pad_begin[i];
-    // What makes the last window end exactly where it ends: less than the declared padding where a stride skips the rest.
+    // What makes the last window end exactly where it ends: less than the declared padding where a stride
+    // skips the rest.
     c->pad_end[i] = (c->dim[Y][2 + i] - 1) * d->stride[i] + range - c->dim[X][2 + i] - d->pad_begin[i];
   }
   if (d->group > 1) {
@@ -51,24 +55,24 @@ static zg_status read_conv(const zg_kernel *k, conv *c) {
   return NULL;
 }
 
-static zg_status describe(const conv *c, int kind, const dnnl_memory_desc_t any[N_TENSORS], const dnnl_memory_desc_t *bias,
-                          dnnl_convolution_desc_t *d) {
+static zg_status describe(const conv *c, int kind, const dnnl_memory_desc_t any[N_TENSORS],
+                          const dnnl_memory_desc_t *bias, dnnl_convolution_desc_t *d) {
   switch (kind) {
     case 1:
-      return ZG_DNNL(dilated_convolution_backward_data_desc_init, d, dnnl_convolution_direct, &any[X], &any[W], &any[Y],
-                     c->stride, c->dilation, c->pad_begin, c->pad_end);
+      return ZG_DNNL(dilated_convolution_backward_data_desc_init, d, dnnl_convolution_direct, &any[X],
+                     &any[W], &any[Y], c->stride, c->dilation, c->pad_begin, c->pad_end);
     case 2:
-      return ZG_DNNL(dilated_convolution_backward_weights_desc_init, d, dnnl_convolution_direct, &any[X], &any[W], NULL,
-                     &any[Y], c->stride, c->dilation, c->pad_begin, c->pad_end);
+      return ZG_DNNL(dilated_convolution_backward_weights_desc_init, d, dnnl_convolution_direct, &any[X],
+                     &any[W], NULL, &any[Y], c->stride, c->dilation, c->pad_begin, c->pad_end);
     default:
-      return ZG_DNNL(dilated_convolution_forward_desc_init, d, dnnl_forward_training, dnnl_convolution_direct, &any[X],
-                     &any[W], bias, &any[Y], c->stride, c->dilation, c->pad_begin, c->pad_end);
+      return ZG_DNNL(dilated_convolution_forward_desc_init, d, dnnl_forward_training, dnnl_convolution_direct,
+                     &any[X], &any[W], bias, &any[Y], c->stride, c->dilation, c->pad_begin, c->pad_end);
   }
 }
 
 // The chosen primitive; gradients need the forward one as a hint while they are made.
-static zg_status choose(const conv *c, int kind, const dnnl_memory_desc_t any[N_TENSORS], const dnnl_memory_desc_t *bias,
-                        dnnl_primitive_desc_t *out) {
+static zg_status choose(const conv *c, int kind, const dnnl_memory_desc_t any[N_TENSORS],
+                        const dnnl_memory_desc_t *bias, dnnl_primitive_desc_t *out) {
   dnnl_primitive_attr_t attr;
   ZG_TRY(zg__dnnl_attr(&attr));
   dnnl_primitive_desc_t forward = NULL;
@@ -89,13 +93,22 @@ out:
   return status;
 }
 
-// Per kind: what the library calls x, w, y as arguments and in queries (index 0 everywhere), and which is the output.
-static const struct { int arg[N_TENSORS]; dnnl_query_t md[N_TENSORS]; int output; } roles[3] = {
-  {{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST}, {dnnl_query_src_md, dnnl_query_weights_md, dnnl_query_dst_md}, Y},
-  {{DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST},
-   {dnnl_query_diff_src_md, dnnl_query_weights_md, dnnl_query_diff_dst_md}, X},
-  {{DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST},
-   {dnnl_query_src_md, dnnl_query_diff_weights_md, dnnl_query_diff_dst_md}, W},
+// Per kind: what the library calls x, w, y as arguments and in queries (index 0 everywhere), and which is the
+// output.
+static const struct {
+  int arg[N_TENSORS];
+  dnnl_query_t md[N_TENSORS];
+  int output;
+} roles[3] = {
+    {{DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST},
+     {dnnl_query_src_md, dnnl_query_weights_md, dnnl_query_dst_md},
+     Y},
+    {{DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST},
+     {dnnl_query_diff_src_md, dnnl_query_weights_md, dnnl_query_diff_dst_md},
+     X},
+    {{DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST},
+     {dnnl_query_src_md, dnnl_query_diff_weights_md, dnnl_query_diff_dst_md},
+     W},
 };
 
 static zg_status chain(zg_dnnl_op *op, const conv *c, int kind, dnnl_primitive_desc_t pd,
@@ -128,7 +141,7 @@ zg_status zg__dnnl_conv(const zg_kernel *k, zg_dnnl_op *op) {
   ZG_TRY(read_conv(k, &c));
   int kind = kind_of(k), output = roles[kind].output;
   if (count(&c, output) == 0) return NULL;
-  if (count(&c, X) == 0 || count(&c, W) == 0 || count(&c, Y) == 0) {   // nothing to sum
+  if (count(&c, X) == 0 || count(&c, W) == 0 || count(&c, Y) == 0) {  // nothing to sum
     if (c.has_bias) return zg_error(ZG_UNSUPPORTED, "conv: no elements to sum, only a bias");
     uint64_t n_bytes = (uint64_t)count(&c, output) * zg_dtype_bytes(c.dtype[output]);
     zg__dnnl_add_plain(op, run_zero, &n_bytes, sizeof n_bytes);

@@ -8,16 +8,17 @@
 zg_dnnl_api zg__dnnl;
 
 static const char *const reasons[] = {
-  [dnnl_out_of_memory] = "out of memory",         [dnnl_invalid_arguments] = "invalid arguments",
-  [dnnl_unimplemented] = "not implemented",       [dnnl_iterator_ends] = "no implementation left",
-  [dnnl_runtime_error] = "run-time error",        [dnnl_not_required] = "not required",
+    [dnnl_out_of_memory] = "out of memory",   [dnnl_invalid_arguments] = "invalid arguments",
+    [dnnl_unimplemented] = "not implemented", [dnnl_iterator_ends] = "no implementation left",
+    [dnnl_runtime_error] = "run-time error",  [dnnl_not_required] = "not required",
 };
 
 zg_status zg__dnnl_status(dnnl_status_t s, const char *call) {
   if (s == dnnl_success) return NULL;
   const char *reason = (size_t)s < ZG_COUNT(reasons) && reasons[s] ? reasons[s] : "unknown error";
-  zg_code code = s == dnnl_out_of_memory ? ZG_OUT_OF_MEMORY
-               : s == dnnl_unimplemented || s == dnnl_invalid_arguments ? ZG_UNSUPPORTED : ZG_INTERNAL;
+  zg_code code = s == dnnl_out_of_memory                                  ? ZG_OUT_OF_MEMORY
+                 : s == dnnl_unimplemented || s == dnnl_invalid_arguments ? ZG_UNSUPPORTED
+                                                                          : ZG_INTERNAL;
   return zg_error(code, "oneDNN: %s failed: %s (%d)", call, reason, (int)s);
 }
 
@@ -36,15 +37,16 @@ static zg_status check_version(const char *file, void *lib, zg_dnnl_api *api) {
   if (!version) return zg_error(ZG_UNSUPPORTED, "%s: has no dnnl_version, so it is not oneDNN", file);
   const dnnl_version_t *v = version();
   if (v->major != DNNL_VERSION_MAJOR)
-    return zg_error(ZG_UNSUPPORTED, "%s: is oneDNN %d.%d.%d; zgraph needs version %d.x", file, v->major, v->minor, v->patch,
-                    DNNL_VERSION_MAJOR);
-  snprintf(api->text, sizeof api->text, "oneDNN %d.%d.%d, %s", v->major, v->minor, v->patch, runtime_name(v->cpu_runtime));
+    return zg_error(ZG_UNSUPPORTED, "%s: is oneDNN %d.%d.%d; zgraph needs version %d.x", file, v->major,
+                    v->minor, v->patch, DNNL_VERSION_MAJOR);
+  snprintf(api->text, sizeof api->text, "oneDNN %d.%d.%d, %s", v->major, v->minor, v->patch,
+           runtime_name(v->cpu_runtime));
   return NULL;
 }
 
 static zg_status fill_table(const char *file, void *lib, zg_dnnl_api *api) {
-#define X(name)                                                                                        \
-  if (!(*(void **)&api->name = dlsym(lib, "dnnl_" #name)))                                             \
+#define X(name)                                            \
+  if (!(*(void **)&api->name = dlsym(lib, "dnnl_" #name))) \
     return zg_error(ZG_UNSUPPORTED, "%s: %s lacks dnnl_%s; install version 2.6", file, api->text, #name);
   ZG_DNNL_FUNCTIONS(X)
 #undef X
@@ -55,8 +57,8 @@ static zg_status fill_table(const char *file, void *lib, zg_dnnl_api *api) {
 
 zg_status zg__dnnl_open(const char *file, zg_dnnl_api *api) {
   *api = (zg_dnnl_api){0};
-  // libgomp's threads spin for milliseconds after each parallel region unless told otherwise, on cores that the loop kernels'
-  // pool wants next. It reads this when it is loaded; a user's own setting stands.
+  // libgomp's threads spin for milliseconds after each parallel region unless told otherwise, on cores that
+  // the loop kernels' pool wants next. It reads this when it is loaded; a user's own setting stands.
   if (!getenv("OMP_WAIT_POLICY")) setenv("GOMP_SPINCOUNT", "20000", 0);
   void *lib = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (!lib) return zg_error(ZG_NOT_FOUND, "cannot open oneDNN: %s; install libdnnl 2.x", dlerror());
@@ -72,7 +74,7 @@ zg_status zg__dnnl_open(const char *file, zg_dnnl_api *api) {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool tried;
-static zg_status failure;   // kept for the life of the process; callers get copies
+static zg_status failure;  // kept for the life of the process; callers get copies
 
 zg_status zg_dnnl_load(void) {
   pthread_mutex_lock(&lock);

@@ -1,11 +1,12 @@
 // Matrix products on oneDNN: C = epilogue(alpha A B + bias + beta C), any strides.
 //
-// - Batch dimensions are dropped (size 1), merged with their neighbour, and, where B does not depend on them, folded into M:
-//   the library is fastest with few of them and with few large products.
+// - Batch dimensions are dropped (size 1), merged with their neighbour, and, where B does not depend on them,
+//   folded into M: the library is fastest with few of them and with few large products.
 // - A column-major C is the transposed problem: C' = B' A'.
-// - The library's fast code wants stride 1 in one of the last two dimensions of A and B and in the last of C; for anything
-//   else it falls to a loop a thousand times slower (0.3 GFLOP/s where 200 are normal). Operands that are not so are packed
-//   into scratch first; and if the library still says "ref" for an odd mixture of layouts, all of them are.
+// - The library's fast code wants stride 1 in one of the last two dimensions of A and B and in the last of C;
+//   for anything else it falls to a loop a thousand times slower (0.3 GFLOP/s where 200 are normal). Operands
+//   that are not so are packed into scratch first; and if the library still says "ref" for an odd mixture of
+//   layouts, all of them are.
 #include "cpu/dnnl_priv.h"
 #include <math.h>
 
@@ -14,7 +15,10 @@ static const int arg_of[N_OPERANDS] = {[C] = 0, [A] = 1, [B] = 2};
 enum { BIAS_ARG = 3 };
 
 // One operand: rows x cols under the batch dims; batch stride 0 broadcasts.
-typedef struct { zg_dtype dtype; int64_t rows, cols, rs, cs, batch[MAX_BATCH]; } operand;
+typedef struct {
+  zg_dtype dtype;
+  int64_t rows, cols, rs, cs, batch[MAX_BATCH];
+} operand;
 typedef struct {
   operand o[N_OPERANDS];
   int n_batch;
@@ -25,16 +29,17 @@ typedef struct {
   zg_dtype bias_dtype;
 } problem;
 
-static zg_status read_operand(const zg_view *v, const zg_view *c, int64_t rows, int64_t cols, const char *name, operand *out) {
+static zg_status read_operand(const zg_view *v, const zg_view *c, int64_t rows, int64_t cols,
+                              const char *name, operand *out) {
   uint32_t r = v->rank;
   if (r != c->rank || r < 2 || v->dim[r - 2] != rows || v->dim[r - 1] != cols)
-    return zg_error(ZG_INVALID, "matmul: operand %s is not [..., %lld, %lld] with the result's rank", name, (long long)rows,
-                    (long long)cols);
+    return zg_error(ZG_INVALID, "matmul: operand %s is not [..., %lld, %lld] with the result's rank", name,
+                    (long long)rows, (long long)cols);
   *out = (operand){v->dtype, rows, cols, v->stride[r - 2], v->stride[r - 1], {0}};
   for (uint32_t i = 0; i + 2 < r; i++) {
     if (v->dim[i] != c->dim[i] && v->dim[i] != 1)
-      return zg_error(ZG_INVALID, "matmul: batch dimension %u of operand %s is %lld, of the result %lld", i, name,
-                      (long long)v->dim[i], (long long)c->dim[i]);
+      return zg_error(ZG_INVALID, "matmul: batch dimension %u of operand %s is %lld, of the result %lld", i,
+                      name, (long long)v->dim[i], (long long)c->dim[i]);
     out->batch[i] = v->dim[i] == 1 ? 0 : v->stride[i];
   }
   return NULL;
@@ -43,7 +48,12 @@ static zg_status read_operand(const zg_view *v, const zg_view *c, int64_t rows, 
 static zg_status read_problem(const zg_kernel *k, problem *p) {
   const zg_matmul_desc *d = k->desc;
   const zg_view *c = &k->args[0];
-  *p = (problem){.m = d->m, .n = d->n, .k = d->k, .alpha = (float)d->alpha, .beta = (float)d->beta, .epilogue = d->epilogue};
+  *p = (problem){.m = d->m,
+                 .n = d->n,
+                 .k = d->k,
+                 .alpha = (float)d->alpha,
+                 .beta = (float)d->beta,
+                 .epilogue = d->epilogue};
   ZG_TRY(read_operand(c, c, p->m, p->n, "C", &p->o[C]));
   ZG_TRY(read_operand(&k->args[1], c, p->m, p->k, "A", &p->o[A]));
   ZG_TRY(read_operand(&k->args[2], c, p->k, p->n, "B", &p->o[B]));
@@ -51,19 +61,20 @@ static zg_status read_problem(const zg_kernel *k, problem *p) {
   for (int i = 0; i < p->n_batch; i++) p->batch[i] = c->dim[i];
   p->has_bias = d->epilogue != ZG_EPI_NONE;
   if (p->has_bias) {
-    if (k->n_args < 4) return zg_error(ZG_INVALID, "matmul: its epilogue adds a bias, but it has %u arguments", k->n_args);
+    if (k->n_args < 4)
+      return zg_error(ZG_INVALID, "matmul: its epilogue adds a bias, but it has %u arguments", k->n_args);
     const zg_view *b = &k->args[BIAS_ARG];
     p->bias_dtype = b->dtype;
     p->bias_stride = b->rank && b->dim[b->rank - 1] > 1 ? b->stride[b->rank - 1] : 1;
   }
   zg_dtype a = p->o[A].dtype;
   if (a != p->o[B].dtype || (a == ZG_F32 && p->o[C].dtype != ZG_F32))
-    return zg_error(ZG_UNSUPPORTED, "oneDNN matmul: %s x %s -> %s", zg_dtype_name(a), zg_dtype_name(p->o[B].dtype),
-                    zg_dtype_name(p->o[C].dtype));
+    return zg_error(ZG_UNSUPPORTED, "oneDNN matmul: %s x %s -> %s", zg_dtype_name(a),
+                    zg_dtype_name(p->o[B].dtype), zg_dtype_name(p->o[C].dtype));
   return NULL;
 }
 
-// ---- shape work ---------------------------------------------------------------------------------------------------
+// ---- shape work -----------------------------------------------------------------------------------------
 
 static void drop_batch(problem *p, int i) {
   p->n_batch--;
@@ -89,7 +100,8 @@ static void simplify(problem *p) {
     }
   while (p->n_batch) {
     int i = p->n_batch - 1;
-    if (p->o[B].batch[i] || p->o[A].batch[i] != p->o[A].rs * p->m || p->o[C].batch[i] != p->o[C].rs * p->m) break;
+    if (p->o[B].batch[i] || p->o[A].batch[i] != p->o[A].rs * p->m || p->o[C].batch[i] != p->o[C].rs * p->m)
+      break;
     p->m *= p->batch[i];
     p->o[A].rows = p->o[C].rows = p->m;
     drop_batch(p, i);
@@ -120,7 +132,8 @@ static void transpose_problem(problem *p) {
 static bool row_major(const operand *o) { return o->cs == 1 && o->rs >= o->cols; }
 static bool column_major(const operand *o) { return o->rs == 1 && o->cs >= o->rows; }
 
-// The library takes the result's batch dimensions from the operands: where both broadcast, A is packed at full size.
+// The library takes the result's batch dimensions from the operands: where both broadcast, A is packed at
+// full size.
 static bool broadcast_by_both(const problem *p, int i) { return !p->o[A].batch[i] && !p->o[B].batch[i]; }
 
 static bool fits(const problem *p, int which) {
@@ -130,13 +143,16 @@ static bool fits(const problem *p, int which) {
   return row_major(o) || (which != C && column_major(o));
 }
 
-// ---- degenerate: nothing to sum -----------------------------------------------------------------------------------
+// ---- degenerate: nothing to sum -------------------------------------------------------------------------
 
-typedef struct { problem p; } plain_desc;
+typedef struct {
+  problem p;
+} plain_desc;
 
 static double activate(int64_t epilogue, double x) {
   switch ((zg_epilogue)epilogue) {
-    case ZG_EPI_NONE: case ZG_EPI_BIAS: return x;
+    case ZG_EPI_NONE:
+    case ZG_EPI_BIAS: return x;
     case ZG_EPI_BIAS_RELU: return x > 0 ? x : 0;
     case ZG_EPI_BIAS_GELU: return 0.5 * x * (1 + erf(x * 0.70710678118654752));
     case ZG_EPI_BIAS_GELU_TANH: return 0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x)));
@@ -163,11 +179,12 @@ static void run_without_product(const void *desc, void *const *args) {
   }
 }
 
-// ---- building -----------------------------------------------------------------------------------------------------
+// ---- building -------------------------------------------------------------------------------------------
 
 static int dims_of(const problem *p, int which, dnnl_dims_t dim, dnnl_dims_t stride) {
   const operand *o = &p->o[which];
-  int64_t extent = ZG_MAX(o->rs * o->rows, o->cs * o->cols);   // a sane stride for broadcast dims, which have size 1
+  int64_t extent =
+      ZG_MAX(o->rs * o->rows, o->cs * o->cols);  // a sane stride for broadcast dims, which have size 1
   for (int i = 0; i < p->n_batch; i++) {
     bool spread = which == A && broadcast_by_both(p, i);
     dim[i] = o->batch[i] || spread ? p->batch[i] : 1;
@@ -193,8 +210,9 @@ static bool has_only_positive_strides(const problem *p, int which) {
   return o->rs > 0 && o->cs > 0;
 }
 
-// Reads argument `arg` into `slot`, which is dense: by the library's reorder where it takes the strides, else by a plain copy
-// (strides 0 where the tensor was expanded, negative where it was reversed, overlapping where it is a sliding window).
+// Reads argument `arg` into `slot`, which is dense: by the library's reorder where it takes the strides, else
+// by a plain copy (strides 0 where the tensor was expanded, negative where it was reversed, overlapping where
+// it is a sliding window).
 static zg_status pack(zg_dnnl_op *op, const problem *p, int which, int arg, int slot) {
   dnnl_memory_desc_t md;
   if (has_only_positive_strides(p, which)) {
@@ -229,8 +247,9 @@ static zg_status operand_slot(zg_dnnl_op *op, const problem *p, int which, int a
   return which == C && p->beta == 0 ? NULL : pack(op, p, which, arg, *out);
 }
 
-// The bias as a row: [1, .., 1, N]. The library computes alpha (A B + bias), so with alpha the row is packed divided by it.
-// (A binary post-op would do as well, but version 2.6.3 crashes in its gemm code where that meets a sum and bf16.)
+// The bias as a row: [1, .., 1, N]. The library computes alpha (A B + bias), so with alpha the row is packed
+// divided by it. (A binary post-op would do as well, but version 2.6.3 crashes in its gemm code where that
+// meets a sum and bf16.)
 static zg_status bias_slot(zg_dnnl_op *op, const problem *p, int *out) {
   bool scaled = p->alpha != 1;
   dnnl_dims_t dim;
@@ -240,7 +259,12 @@ static zg_status bias_slot(zg_dnnl_op *op, const problem *p, int *out) {
   ZG_TRY(zg__dnnl_plain_md(scaled ? ZG_F32 : p->bias_dtype, p->n_batch + 2, dim, &md));
   if (p->bias_stride == 1 && !scaled) return zg__dnnl_arg_slot(op, &md, BIAS_ARG, out);
   ZG_TRY(zg__dnnl_scratch_slot(op, &md, out));
-  zg_dnnl_copy c = {.rank = 1, .dtype = p->bias_dtype, .divisor = p->alpha, .dim = {p->n}, .from = {p->bias_stride}, .to = {1}};
+  zg_dnnl_copy c = {.rank = 1,
+                    .dtype = p->bias_dtype,
+                    .divisor = p->alpha,
+                    .dim = {p->n},
+                    .from = {p->bias_stride},
+                    .to = {1}};
   return zg__dnnl_add_copy(op, &c, BIAS_ARG, *out);
 }
 
@@ -248,7 +272,8 @@ static zg_status append_post_ops(const problem *p, dnnl_post_ops_t ops) {
   if (p->beta != 0) ZG_TRY(ZG_DNNL(post_ops_append_sum, ops, p->beta));
   dnnl_alg_kind_t kind = dnnl_alg_kind_undef;
   switch ((zg_epilogue)p->epilogue) {
-    case ZG_EPI_NONE: case ZG_EPI_BIAS: return NULL;
+    case ZG_EPI_NONE:
+    case ZG_EPI_BIAS: return NULL;
     case ZG_EPI_BIAS_GELU: kind = dnnl_eltwise_gelu_erf; break;
     case ZG_EPI_BIAS_GELU_TANH: kind = dnnl_eltwise_gelu_tanh; break;
     case ZG_EPI_BIAS_RELU: kind = dnnl_eltwise_relu; break;
@@ -274,7 +299,8 @@ out:
 }
 
 // Adds the product over prepared slots; *out_ref: the library has only its reference loop for it.
-static zg_status add_product(zg_dnnl_op *op, const problem *p, const int slot[N_OPERANDS], int bias, bool *out_ref) {
+static zg_status add_product(zg_dnnl_op *op, const problem *p, const int slot[N_OPERANDS], int bias,
+                             bool *out_ref) {
   dnnl_primitive_attr_t attr = NULL;
   dnnl_primitive_desc_t pd = NULL;
   const dnnl_memory_desc_t *bias_md = p->has_bias ? &op->slots[bias].md : NULL;
@@ -287,7 +313,8 @@ static zg_status add_product(zg_dnnl_op *op, const problem *p, const int slot[N_
   const char *impl = "";
   ZG_TRY_OUT(ZG_DNNL(primitive_desc_query, pd, dnnl_query_impl_info_str, 0, &impl));
   *out_ref = !strncmp(impl, "ref", 3);
-  zg_dnnl_arg args[] = {{DNNL_ARG_SRC, slot[A]}, {DNNL_ARG_WEIGHTS, slot[B]}, {DNNL_ARG_DST, slot[C]}, {DNNL_ARG_BIAS, bias}};
+  zg_dnnl_arg args[] = {
+      {DNNL_ARG_SRC, slot[A]}, {DNNL_ARG_WEIGHTS, slot[B]}, {DNNL_ARG_DST, slot[C]}, {DNNL_ARG_BIAS, bias}};
   ZG_TRY_OUT(zg__dnnl_add(op, pd, args, p->has_bias ? 4 : 3));
 out:
   if (pd) zg__dnnl.primitive_desc_destroy(pd);
@@ -295,8 +322,8 @@ out:
   return status;
 }
 
-static zg_status build(const problem *p, const int arg[N_OPERANDS], const bool packed[N_OPERANDS], int threads,
-                       zg_dnnl_op **out, bool *out_ref) {
+static zg_status build(const problem *p, const int arg[N_OPERANDS], const bool packed[N_OPERANDS],
+                       int threads, zg_dnnl_op **out, bool *out_ref) {
   zg_dnnl_op *op;
   ZG_TRY(zg__dnnl_op_new(threads, &op));
   zg_status status = NULL;
@@ -347,7 +374,7 @@ zg_status zg__dnnl_matmul(const zg_kernel *k, int threads, zg_dnnl_op **out) {
   if ((!first && !ref) || (packed[A] && packed[B] && packed[C])) return first;
   zg_dnnl_op *dense;
   zg_status second = build(p, arg, (bool[]){true, true, true}, threads, &dense, &ref);
-  if (second || (ref && *out)) {   // no better: what there is, if it is, needs less scratch
+  if (second || (ref && *out)) {  // no better: what there is, if it is, needs less scratch
     zg_status_free(second);
     zg_dnnl_free(dense);
     return first;

@@ -1,5 +1,6 @@
-// Max and average pooling on oneDNN, row-major in and out. The gradient of max pooling needs to know which element won:
-// the forward pass is run again into scratch, which costs less than keeping its workspace alive from forward to backward.
+// Max and average pooling on oneDNN, row-major in and out. The gradient of max pooling needs to know which
+// element won: the forward pass is run again into scratch, which costs less than keeping its workspace alive
+// from forward to backward.
 #include "cpu/dnnl_priv.h"
 #include "graph/core.h"
 
@@ -14,14 +15,16 @@ static zg_status read_pool(const zg_kernel *k, pool *p) {
   const zg_pool_desc *d = k->desc;
   const zg_view *x = &k->args[1], *y = &k->args[k->kind == ZG_K_POOL ? 0 : 2];
   if (x->rank != (uint32_t)d->spatial + 2 || y->rank != x->rank)
-    return zg_error(ZG_INVALID, "pool: arguments of rank %u and %u, want %d", x->rank, y->rank, (int)d->spatial + 2);
+    return zg_error(ZG_INVALID, "pool: arguments of rank %u and %u, want %d", x->rank, y->rank,
+                    (int)d->spatial + 2);
   *p = (pool){.rank = (int)x->rank, .dtype = x->dtype};
   for (int i = 0; i < p->rank; i++) p->x[i] = x->dim[i], p->y[i] = y->dim[i];
   for (int i = 0; i < d->spatial; i++) {
     int64_t range = (d->kernel[i] - 1) * d->dilation[i] + 1;
     p->kernel[i] = d->kernel[i];
     p->stride[i] = d->stride[i];
-    p->dilation[i] = d->kernel[i] > 1 ? d->dilation[i] - 1 : 0;   // the library refuses one larger than x, even unused
+    p->dilation[i] =
+        d->kernel[i] > 1 ? d->dilation[i] - 1 : 0;  // the library refuses one larger than x, even unused
     p->pad_begin[i] = d->pad_begin[i];
     p->pad_end[i] = (y->dim[2 + i] - 1) * d->stride[i] + range - x->dim[2 + i] - d->pad_begin[i];
   }
@@ -39,22 +42,25 @@ static int64_t count(const pool *p, const dnnl_dims_t dim) {
   return n;
 }
 
-static zg_status choose_forward(const pool *p, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y, bool training,
-                                dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
+static zg_status choose_forward(const pool *p, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
+                                bool training, dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *out) {
   dnnl_pooling_v2_desc_t d;
-  ZG_TRY(ZG_DNNL(pooling_v2_forward_desc_init, &d, training ? dnnl_forward_training : dnnl_forward_inference, p->alg, x, y,
-                 p->stride, p->kernel, p->dilation, p->pad_begin, p->pad_end));
+  ZG_TRY(ZG_DNNL(pooling_v2_forward_desc_init, &d, training ? dnnl_forward_training : dnnl_forward_inference,
+                 p->alg, x, y, p->stride, p->kernel, p->dilation, p->pad_begin, p->pad_end));
   return ZG_DNNL(primitive_desc_create, out, &d, attr, zg__dnnl.engine, NULL);
 }
 
 static zg_status choose_backward(const pool *p, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
-                                 dnnl_primitive_attr_t attr, dnnl_primitive_desc_t forward, dnnl_primitive_desc_t *out) {
+                                 dnnl_primitive_attr_t attr, dnnl_primitive_desc_t forward,
+                                 dnnl_primitive_desc_t *out) {
   dnnl_pooling_v2_desc_t d;
-  ZG_TRY(ZG_DNNL(pooling_v2_backward_desc_init, &d, p->alg, x, y, p->stride, p->kernel, p->dilation, p->pad_begin, p->pad_end));
+  ZG_TRY(ZG_DNNL(pooling_v2_backward_desc_init, &d, p->alg, x, y, p->stride, p->kernel, p->dilation,
+                 p->pad_begin, p->pad_end));
   return ZG_DNNL(primitive_desc_create, out, &d, attr, zg__dnnl.engine, forward);
 }
 
-static zg_status add_forward(zg_dnnl_op *op, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y, dnnl_primitive_desc_t pd) {
+static zg_status add_forward(zg_dnnl_op *op, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
+                             dnnl_primitive_desc_t pd) {
   int xs, ys;
   ZG_TRY(zg__dnnl_arg_slot(op, x, 1, &xs));
   ZG_TRY(zg__dnnl_arg_slot(op, y, 0, &ys));
@@ -62,8 +68,9 @@ static zg_status add_forward(zg_dnnl_op *op, const dnnl_memory_desc_t *x, const 
 }
 
 // Arguments: dx, x, dy.
-static zg_status add_backward(zg_dnnl_op *op, const pool *p, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *y,
-                              dnnl_primitive_desc_t forward, dnnl_primitive_desc_t backward) {
+static zg_status add_backward(zg_dnnl_op *op, const pool *p, const dnnl_memory_desc_t *x,
+                              const dnnl_memory_desc_t *y, dnnl_primitive_desc_t forward,
+                              dnnl_primitive_desc_t backward) {
   zg_dnnl_arg args[3] = {{DNNL_ARG_DIFF_SRC, 0}, {DNNL_ARG_DIFF_DST, 0}, {DNNL_ARG_WORKSPACE, 0}};
   ZG_TRY(zg__dnnl_arg_slot(op, x, 0, &args[0].slot));
   ZG_TRY(zg__dnnl_arg_slot(op, y, 2, &args[1].slot));

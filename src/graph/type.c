@@ -5,14 +5,18 @@
 #include <stdlib.h>
 
 enum { KIND_FLOAT, KIND_INT, KIND_BOOL };
-static const struct { const char *name; uint8_t n_bytes, kind; bool is_signed; } dtypes[ZG_N_DTYPES] = {
-  [ZG_F32] = {"f32", 4, KIND_FLOAT, true},   [ZG_F64] = {"f64", 8, KIND_FLOAT, true},
-  [ZG_F16] = {"f16", 2, KIND_FLOAT, true},   [ZG_BF16] = {"bf16", 2, KIND_FLOAT, true},
-  [ZG_I8] = {"i8", 1, KIND_INT, true},       [ZG_I16] = {"i16", 2, KIND_INT, true},
-  [ZG_I32] = {"i32", 4, KIND_INT, true},     [ZG_I64] = {"i64", 8, KIND_INT, true},
-  [ZG_U8] = {"u8", 1, KIND_INT, false},      [ZG_U16] = {"u16", 2, KIND_INT, false},
-  [ZG_U32] = {"u32", 4, KIND_INT, false},    [ZG_U64] = {"u64", 8, KIND_INT, false},
-  [ZG_BOOL] = {"bool", 1, KIND_BOOL, false},
+static const struct {
+  const char *name;
+  uint8_t n_bytes, kind;
+  bool is_signed;
+} dtypes[ZG_N_DTYPES] = {
+    [ZG_F32] = {"f32", 4, KIND_FLOAT, true},   [ZG_F64] = {"f64", 8, KIND_FLOAT, true},
+    [ZG_F16] = {"f16", 2, KIND_FLOAT, true},   [ZG_BF16] = {"bf16", 2, KIND_FLOAT, true},
+    [ZG_I8] = {"i8", 1, KIND_INT, true},       [ZG_I16] = {"i16", 2, KIND_INT, true},
+    [ZG_I32] = {"i32", 4, KIND_INT, true},     [ZG_I64] = {"i64", 8, KIND_INT, true},
+    [ZG_U8] = {"u8", 1, KIND_INT, false},      [ZG_U16] = {"u16", 2, KIND_INT, false},
+    [ZG_U32] = {"u32", 4, KIND_INT, false},    [ZG_U64] = {"u64", 8, KIND_INT, false},
+    [ZG_BOOL] = {"bool", 1, KIND_BOOL, false},
 };
 
 uint32_t zg_dtype_bytes(zg_dtype t) { return dtypes[t].n_bytes; }
@@ -32,12 +36,12 @@ static bool parse_dtype(const char *name, size_t n, zg_dtype *out) {
 
 bool zg_dtype_parse(const char *name, zg_dtype *out) { return parse_dtype(name, strlen(name), out); }
 
-// ---- types --------------------------------------------------------------------------------------------------------
+// ---- types ----------------------------------------------------------------------------------------------
 
 zg_type zg_type_make(zg_dtype dtype, uint32_t rank, const int64_t *dim) {
   ZG_ASSERT(rank <= ZG_MAX_RANK);
   zg_type t;
-  memset(&t, 0, sizeof t);   // padding too: types are hashed bytewise
+  memset(&t, 0, sizeof t);  // padding too: types are hashed bytewise
   t.dtype = dtype;
   t.rank = rank;
   if (rank) memcpy(t.dim, dim, rank * sizeof *dim);
@@ -58,7 +62,7 @@ int64_t zg_elems(const zg_type *t) {
     if (!t->dim[i]) return 0;
     fits = fits && zg_mul_i64(n, t->dim[i], &n);
   }
-  return fits ? n : INT64_MAX;   // an absurd shape becomes an allocation that fails, not a small one
+  return fits ? n : INT64_MAX;  // an absurd shape becomes an allocation that fails, not a small one
 }
 
 uint64_t zg_type_bytes(const zg_type *t) {
@@ -83,18 +87,23 @@ zg_status zg_type_parse(const char *text, zg_type *out, const char **end) {
   while ((*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9')) p++;
   zg_dtype dtype;
   if (!parse_dtype(text, (size_t)(p - text), &dtype))
-    return zg_error(ZG_INVALID, "\"%.*s\" is no element type; want one of f32, f64, f16, bf16, i8..i64, u8..u64, bool",
+    return zg_error(ZG_INVALID,
+                    "\"%.*s\" is no element type; want one of f32, f64, f16, bf16, i8..i64, u8..u64, bool",
                     (int)ZG_MIN(p - text, 32), text);
   if (*p++ != '[') return zg_error(ZG_INVALID, "type \"%.32s\": want '[' after the element type", text);
   int64_t dim[ZG_MAX_RANK];
   uint32_t rank = 0;
   for (; *p != ']'; rank++) {
-    if (rank == ZG_MAX_RANK) return zg_error(ZG_INVALID, "type \"%.64s\": more than %d dimensions", text, ZG_MAX_RANK);
-    if (rank && *p++ != ',') return zg_error(ZG_INVALID, "type \"%.64s\": want ',' or ']' between dimensions", text);
-    if (*p < '0' || *p > '9') return zg_error(ZG_INVALID, "type \"%.64s\": want a number for each dimension", text);
+    if (rank == ZG_MAX_RANK)
+      return zg_error(ZG_INVALID, "type \"%.64s\": more than %d dimensions", text, ZG_MAX_RANK);
+    if (rank && *p++ != ',')
+      return zg_error(ZG_INVALID, "type \"%.64s\": want ',' or ']' between dimensions", text);
+    if (*p < '0' || *p > '9')
+      return zg_error(ZG_INVALID, "type \"%.64s\": want a number for each dimension", text);
     int64_t n = 0;
     bool fits = true;
-    for (; *p >= '0' && *p <= '9'; p++) fits = fits && zg_mul_i64(n, 10, &n) && !__builtin_add_overflow(n, *p - '0', &n);
+    for (; *p >= '0' && *p <= '9'; p++)
+      fits = fits && zg_mul_i64(n, 10, &n) && !__builtin_add_overflow(n, *p - '0', &n);
     if (!fits) return zg_error(ZG_INVALID, "type \"%.64s\": dimension %u does not fit 63 bits", text, rank);
     dim[rank] = n;
   }
@@ -116,10 +125,11 @@ void zg_type_strides(const zg_type *t, int64_t stride[ZG_MAX_RANK]) {
 zg_status zg_type_broadcast(const zg_type *a, const zg_type *b, zg_type *out) {
   uint32_t rank = ZG_MAX(a->rank, b->rank);
   int64_t dim[ZG_MAX_RANK];
-  for (uint32_t i = 0; i < rank; i++) {   // i counts from the last dimension
+  for (uint32_t i = 0; i < rank; i++) {  // i counts from the last dimension
     int64_t x = i < a->rank ? a->dim[a->rank - 1 - i] : 1, y = i < b->rank ? b->dim[b->rank - 1 - i] : 1;
     if (x != y && x != 1 && y != 1)
-      return zg_error(ZG_INVALID, "shapes %s and %s do not broadcast: dimension %d is %lld in one and %lld in the other",
+      return zg_error(ZG_INVALID,
+                      "shapes %s and %s do not broadcast: dimension %d is %lld in one and %lld in the other",
                       zg_type_text(a), zg_type_text(b), -(int)i - 1, (long long)x, (long long)y);
     dim[rank - 1 - i] = x == 1 ? y : x;
   }
@@ -127,7 +137,7 @@ zg_status zg_type_broadcast(const zg_type *a, const zg_type *b, zg_type *out) {
   return NULL;
 }
 
-// ---- half types ---------------------------------------------------------------------------------------------------
+// ---- half types -----------------------------------------------------------------------------------------
 
 static uint32_t bits_of(float x) {
   uint32_t u;
@@ -142,7 +152,7 @@ static float float_of(uint32_t u) {
 
 uint16_t zg_bf16_from_f32(float x) {
   uint32_t u = bits_of(x);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);   // NaN stays NaN, quiet
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);  // NaN stays NaN, quiet
   return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
 }
 
@@ -151,8 +161,8 @@ float zg_bf16_to_f32(uint16_t x) { return float_of((uint32_t)x << 16); }
 uint16_t zg_f16_from_f32(float x) {
   uint32_t u = bits_of(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
   if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x1ffu));
-  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);   // 65520 and up rounds to infinity
-  if (a < 0x38800000u) {                                     // below 2^-14: let float addition round to multiples of 2^-24
+  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);  // 65520 and up rounds to infinity
+  if (a < 0x38800000u) {  // below 2^-14: let float addition round to multiples of 2^-24
     float y = float_of(a) + 0.5f;
     return (uint16_t)(sign | (bits_of(y) - bits_of(0.5f)));
   }
@@ -164,26 +174,28 @@ float zg_f16_to_f32(uint16_t x) {
   uint32_t sign = (uint32_t)(x & 0x8000u) << 16, e = x >> 10 & 31, m = x & 0x3ffu;
   if (e == 31) return float_of(sign | 0x7f800000u | m << 13);
   if (e) return float_of(sign | (e + 112) << 23 | m << 13);
-  float y = (float)m * 0x1p-24f;   // subnormal or zero
+  float y = (float)m * 0x1p-24f;  // subnormal or zero
   return float_of(sign | bits_of(y));
 }
 
-// To float by rounding to odd: a second rounding, to a half type, then gives what one rounding of the double would.
+// To float by rounding to odd: a second rounding, to a half type, then gives what one rounding of the double
+// would.
 static float f32_round_odd(double v) {
   float f = (float)v;
   if ((double)f == v || isnan(v) || isinf(v)) return f;
   if (isinf(f)) return f;
-  if (fabs((double)f) > fabs(v)) f = float_of(bits_of(f) - 1);   // truncate
+  if (fabs((double)f) > fabs(v)) f = float_of(bits_of(f) - 1);  // truncate
   return float_of(bits_of(f) | 1);
 }
 
-// ---- elements -----------------------------------------------------------------------------------------------------
+// ---- elements -------------------------------------------------------------------------------------------
 
-#define INT_TYPES(X)                                                                                        \
-  X(ZG_I8, int8_t, INT8_MIN, INT8_MAX) X(ZG_I16, int16_t, INT16_MIN, INT16_MAX)                             \
-  X(ZG_I32, int32_t, INT32_MIN, INT32_MAX) X(ZG_I64, int64_t, INT64_MIN, INT64_MAX)                         \
-  X(ZG_U8, uint8_t, 0, UINT8_MAX) X(ZG_U16, uint16_t, 0, UINT16_MAX) X(ZG_U32, uint32_t, 0, UINT32_MAX)     \
-  X(ZG_U64, uint64_t, 0, UINT64_MAX)
+#define INT_TYPES(X)                                                                \
+  X(ZG_I8, int8_t, INT8_MIN, INT8_MAX)                                              \
+  X(ZG_I16, int16_t, INT16_MIN, INT16_MAX) X(ZG_I32, int32_t, INT32_MIN, INT32_MAX) \
+      X(ZG_I64, int64_t, INT64_MIN, INT64_MAX) X(ZG_U8, uint8_t, 0, UINT8_MAX)      \
+          X(ZG_U16, uint16_t, 0, UINT16_MAX) X(ZG_U32, uint32_t, 0, UINT32_MAX)     \
+              X(ZG_U64, uint64_t, 0, UINT64_MAX)
 
 double zg_get_f64(zg_dtype t, const void *data, int64_t i) {
   switch (t) {
@@ -192,8 +204,8 @@ double zg_get_f64(zg_dtype t, const void *data, int64_t i) {
     case ZG_F16: return (double)zg_f16_to_f32(((const uint16_t *)data)[i]);
     case ZG_BF16: return (double)zg_bf16_to_f32(((const uint16_t *)data)[i]);
 #define X(T, C, lo, hi) \
-    case T: return (double)((const C *)data)[i];
-    INT_TYPES(X)
+  case T: return (double)((const C *)data)[i];
+      INT_TYPES(X)
 #undef X
     case ZG_BOOL: return ((const uint8_t *)data)[i] != 0;
     case ZG_N_DTYPES: break;
@@ -211,10 +223,13 @@ static int64_t i64_of(double v) {
 
 int64_t zg_get_i64(zg_dtype t, const void *data, int64_t i) {
   switch (t) {
-    case ZG_F32: case ZG_F64: case ZG_F16: case ZG_BF16: return i64_of(zg_get_f64(t, data, i));
+    case ZG_F32:
+    case ZG_F64:
+    case ZG_F16:
+    case ZG_BF16: return i64_of(zg_get_f64(t, data, i));
 #define X(T, C, lo, hi) \
-    case T: return (int64_t)((const C *)data)[i];
-    INT_TYPES(X)
+  case T: return (int64_t)((const C *)data)[i];
+      INT_TYPES(X)
 #undef X
     case ZG_BOOL: return ((const uint8_t *)data)[i] != 0;
     case ZG_N_DTYPES: break;
@@ -230,8 +245,8 @@ void zg_set_f64(zg_dtype t, void *data, int64_t i, double v) {
     case ZG_F16: ((uint16_t *)data)[i] = zg_f16_from_f32(f32_round_odd(v)); return;
     case ZG_BF16: ((uint16_t *)data)[i] = zg_bf16_from_f32(f32_round_odd(v)); return;
 #define X(T, C, lo, hi) \
-    case T: ((C *)data)[i] = isnan(v) ? 0 : v >= (double)(hi) ? (hi) : v <= (double)(lo) ? (lo) : (C)v; return;
-    INT_TYPES(X)
+  case T: ((C *)data)[i] = isnan(v) ? 0 : v >= (double)(hi) ? (hi) : v <= (double)(lo) ? (lo) : (C)v; return;
+      INT_TYPES(X)
 #undef X
     case ZG_BOOL: ((uint8_t *)data)[i] = v != 0; return;
     case ZG_N_DTYPES: break;
@@ -242,10 +257,12 @@ void zg_set_f64(zg_dtype t, void *data, int64_t i, double v) {
 void zg_set_i64(zg_dtype t, void *data, int64_t i, int64_t v) {
   switch (t) {
     case ZG_F32: ((float *)data)[i] = (float)v; return;
-    case ZG_F64: case ZG_F16: case ZG_BF16: zg_set_f64(t, data, i, (double)v); return;
+    case ZG_F64:
+    case ZG_F16:
+    case ZG_BF16: zg_set_f64(t, data, i, (double)v); return;
 #define X(T, C, lo, hi) \
-    case T: ((C *)data)[i] = (C)v; return;
-    INT_TYPES(X)
+  case T: ((C *)data)[i] = (C)v; return;
+      INT_TYPES(X)
 #undef X
     case ZG_BOOL: ((uint8_t *)data)[i] = v != 0; return;
     case ZG_N_DTYPES: break;
@@ -275,7 +292,8 @@ void zg_convert(zg_dtype to, void *dst, zg_dtype from, const void *src, int64_t 
     return;
   }
   if (convert_fast(to, dst, from, src, n)) return;
-  // Integers and bools go through int64 (exact, one rounding on the way to a float); u64 above 2^63 only to a float does not.
+  // Integers and bools go through int64 (exact, one rounding on the way to a float); u64 above 2^63 only to a
+  // float does not.
   bool as_int = !zg_dtype_is_float(from) && !(from == ZG_U64 && zg_dtype_is_float(to));
   for (int64_t i = 0; i < n; i++) {
     if (as_int) zg_set_i64(to, dst, i, zg_get_i64(from, src, i));

@@ -21,7 +21,7 @@ static char *in_dir(const char *name) {
 
 static int count_entries(void) {
   DIR *d = opendir(dir);
-  int n = -2;   // . and ..
+  int n = -2;  // . and ..
   while (readdir(d)) n++;
   closedir(d);
   return n;
@@ -78,7 +78,7 @@ START_TEST(empty_and_endless_files) {
   ok(zg_file_read(in_dir("empty"), &s));
   ck_assert_str_eq(s.at, "");
   s.n = 0;
-  ok(zg_file_read("/proc/self/status", &s));   // says it has 0 bytes, and has more
+  ok(zg_file_read("/proc/self/status", &s));  // says it has 0 bytes, and has more
   ck_assert_ptr_nonnull(strstr(s.at, "VmRSS"));
   zg_str_fini(&s);
   ok(zg_file_write_atomic("/dev/null", "x", 1));

@@ -5,7 +5,11 @@
 #include <unistd.h>
 
 enum { MAX_CHUNKS = 4096 };
-typedef struct { atomic_int seen[MAX_CHUNKS]; atomic_int bad_thread; int n_threads; } job;
+typedef struct {
+  atomic_int seen[MAX_CHUNKS];
+  atomic_int bad_thread;
+  int n_threads;
+} job;
 
 static void mark(void *arg, int64_t chunk, int thread) {
   job *j = arg;
@@ -33,7 +37,7 @@ START_TEST(every_chunk_once) {
     int64_t counts[] = {0, 1, 2, 7, 100, MAX_CHUNKS};
     for (size_t i = 0; i < ZG_COUNT(counts); i++) run_and_check(p, counts[i]);
     for (int i = 0; i < 300; i++) run_and_check(p, i % 5);
-    usleep(3000);   // parked by now
+    usleep(3000);  // parked by now
     run_and_check(p, 33);
     zg_pool_free(p);
   }

@@ -30,11 +30,20 @@ START_TEST(statuses_name_the_call) {
 }
 END_TEST
 
-// ---- matmul -------------------------------------------------------------------------------------------------------
+// ---- matmul ---------------------------------------------------------------------------------------------
 
-typedef struct { zg_view v; int64_t n; void *bytes; char *start; } operand;   // n elements; start: element 0 of the view
+typedef struct {
+  zg_view v;
+  int64_t n;
+  void *bytes;
+  char *start;
+} operand;  // n elements; start: element 0 of the view
 
-enum { LAYOUT_DENSE, LAYOUT_PERMUTED, LAYOUT_WILD };   // wild: also gaps, zero and (inputs only) negative strides
+enum {
+  LAYOUT_DENSE,
+  LAYOUT_PERMUTED,
+  LAYOUT_WILD
+};  // wild: also gaps, zero and (inputs only) negative strides
 
 // A view of the given dims over fresh random memory: dims stored in a random order, perhaps with gaps.
 static operand make_operand(zg_dtype t, uint32_t rank, const int64_t *dim, int layout, bool is_output) {
@@ -73,13 +82,15 @@ static double activate(int64_t epilogue, double x) {
   switch (epilogue) {
     case ZG_EPI_BIAS_RELU: return x > 0 ? x : 0;
     case ZG_EPI_BIAS_GELU: return 0.5 * x * (1 + erf(x / sqrt(2)));
-    case ZG_EPI_BIAS_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case ZG_EPI_BIAS_GELU_TANH:
+      return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
     default: return x;
   }
 }
 
 // Runs one product and compares every element of C's memory, the gaps too.
-static void check_matmul(const zg_matmul_desc *d, operand *c, operand *a, operand *b, operand *bias, int threads) {
+static void check_matmul(const zg_matmul_desc *d, operand *c, operand *a, operand *b, operand *bias,
+                         int threads) {
   zg_dtype t = c->v.dtype;
   size_t n_bytes = (size_t)c->n * zg_dtype_bytes(t);
   double *want = zg_alloc(sizeof *want * (size_t)c->n);
@@ -90,7 +101,8 @@ static void check_matmul(const zg_matmul_desc *d, operand *c, operand *a, operan
   for (uint32_t i = 0; i < nb; i++) n_batch *= c->v.dim[i];
   for (int64_t q = 0; q < n_batch; q++) {
     int64_t rest = q, base = 0;
-    for (uint32_t i = nb; i-- > 0; rest /= c->v.dim[i]) batch[i] = rest % c->v.dim[i], base += batch[i] * c->v.stride[i];
+    for (uint32_t i = nb; i-- > 0; rest /= c->v.dim[i])
+      batch[i] = rest % c->v.dim[i], base += batch[i] * c->v.stride[i];
     for (int64_t i = 0; i < d->m; i++)
       for (int64_t j = 0; j < d->n; j++) {
         double sum = 0;
@@ -105,15 +117,17 @@ static void check_matmul(const zg_matmul_desc *d, operand *c, operand *a, operan
   void *reset = zg_alloc(n_bytes);
   memcpy(reset, c->bytes, n_bytes);
   zg_view args[] = {c->v, a->v, b->v, bias->v};
-  zg_kernel k = {.kind = ZG_K_MATMUL, .desc = d, .args = args, .n_args = d->epilogue != ZG_EPI_NONE ? 4 : 3, .n_out = 1};
+  zg_kernel k = {
+      .kind = ZG_K_MATMUL, .desc = d, .args = args, .n_args = d->epilogue != ZG_EPI_NONE ? 4 : 3, .n_out = 1};
   bool ran = run_kernel(&k, threads, (void *[]){c->start, a->start, b->start, bias->start}, reset, n_bytes);
-  ck_assert(ran || t == ZG_BF16 || a->v.dtype == ZG_BF16);   // bf16 only where the machine has it
+  ck_assert(ran || t == ZG_BF16 || a->v.dtype == ZG_BF16);  // bf16 only where the machine has it
   for (int64_t i = 0; ran && i < c->n; i++) {
     double got = zg_get_f64(t, c->bytes, i), tolerance = !written[i] ? 0 : t == ZG_BF16 ? 8e-3 : 2e-5;
-    ck_assert_msg(close_to(got, want[i], tolerance),
-                  "m %ld n %ld k %ld alpha %g beta %g epilogue %ld rank %u %s: element %ld (%s) is %g, want %g", (long)d->m,
-                  (long)d->n, (long)d->k, d->alpha, d->beta, (long)d->epilogue, c->v.rank, zg_dtype_name(t), (long)i,
-                  written[i] ? "written" : "gap", got, want[i]);
+    ck_assert_msg(
+        close_to(got, want[i], tolerance),
+        "m %ld n %ld k %ld alpha %g beta %g epilogue %ld rank %u %s: element %ld (%s) is %g, want %g",
+        (long)d->m, (long)d->n, (long)d->k, d->alpha, d->beta, (long)d->epilogue, c->v.rank, zg_dtype_name(t),
+        (long)i, written[i] ? "written" : "gap", got, want[i]);
   }
   zg_free(reset), zg_free(want), zg_free(written);
 }
@@ -121,7 +135,8 @@ static void check_matmul(const zg_matmul_desc *d, operand *c, operand *a, operan
 static void one_case(zg_dtype in, zg_dtype out, int layout, int i) {
   static const int64_t sizes[] = {1, 2, 3, 5, 8, 17, 33, 64};
   uint32_t nb = (uint32_t)rnd(4);
-  int64_t m = sizes[rnd(8)], n = sizes[rnd(8)], k = i % 29 == 0 ? 0 : sizes[rnd(8)], dc[ZG_MAX_RANK], da[ZG_MAX_RANK], db[ZG_MAX_RANK];
+  int64_t m = sizes[rnd(8)], n = sizes[rnd(8)], k = i % 29 == 0 ? 0 : sizes[rnd(8)], dc[ZG_MAX_RANK],
+          da[ZG_MAX_RANK], db[ZG_MAX_RANK];
   for (uint32_t d = 0; d < nb; d++) {
     dc[d] = i % 31 == 0 ? 0 : 1 + rnd(3);
     da[d] = rnd(4) ? dc[d] : 1;
@@ -130,7 +145,8 @@ static void one_case(zg_dtype in, zg_dtype out, int layout, int i) {
   dc[nb] = m, dc[nb + 1] = n, da[nb] = m, da[nb + 1] = k, db[nb] = k, db[nb + 1] = n;
   zg_matmul_desc d = {m, n, k, rnd(3) ? 1 : 0.5, rnd(2) ? 0 : rnd(2) ? 1 : -0.25, rnd(5)};
   operand c = make_operand(out, nb + 2, dc, layout, true), a = make_operand(in, nb + 2, da, layout, false);
-  operand b = make_operand(in, nb + 2, db, layout, false), bias = make_operand(ZG_F32, 1, &n, LAYOUT_WILD, false);
+  operand b = make_operand(in, nb + 2, db, layout, false),
+          bias = make_operand(ZG_F32, 1, &n, LAYOUT_WILD, false);
   check_matmul(&d, &c, &a, &b, &bias, 1 + i % 2);
   zg_free(c.bytes), zg_free(a.bytes), zg_free(b.bytes), zg_free(bias.bytes);
 }
@@ -170,14 +186,14 @@ START_TEST(matmul_refuses) {
 }
 END_TEST
 
-// A product that the library alone would do in its reference loop must not take that path: 2 * 256^3 operations in 20 ms are
-// 1.7 GFLOP/s, which the loop does not reach by a factor of 5.
+// A product that the library alone would do in its reference loop must not take that path: 2 * 256^3
+// operations in 60 ms are 0.6 GFLOP/s, twice what the loop reaches; normal is 0.5 ms.
 START_TEST(matmul_packs_slow_layouts) {
   int64_t dim[] = {256, 256};
   zg_view c = dense(ZG_F32, 2, dim), a = c, b = c;
-  c.stride[0] = 1, c.stride[1] = 256;        // column-major result
-  b.stride[0] = 512, b.stride[1] = 2;        // every other element
-  a.stride[0] = 0;                           // one row, expanded
+  c.stride[0] = 1, c.stride[1] = 256;  // column-major result
+  b.stride[0] = 512, b.stride[1] = 2;  // every other element
+  a.stride[0] = 0;                     // one row, expanded
   float *p = zg_alloc(4 * 256 * 256 * 4), bias[256] = {0};
   zg_view args[] = {c, a, b, dense(ZG_F32, 1, dim)};
   zg_matmul_desc d = {256, 256, 256, 1, 0, ZG_EPI_BIAS};
@@ -192,7 +208,7 @@ START_TEST(matmul_packs_slow_layouts) {
     must(zg_dnnl_run(op, (void *[]){p, p + 65536, p + 2 * 65536, bias}, scratch));
     best = ZG_MIN(best, zg_time_s() - t);
   }
-  ck_assert_double_lt(best, 0.02);
+  ck_assert_double_lt(best, 0.06);
   zg_free_big(scratch, zg_dnnl_scratch_bytes(op));
   zg_dnnl_free(op);
   zg_free(p);

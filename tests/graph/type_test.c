@@ -34,8 +34,18 @@ START_TEST(text_parses_back) {
   ck_assert_ptr_null(zg_type_parse("f32[4,8] @x", &t, &end));
   ck_assert_str_eq(end, " @x");
   ck_assert_str_eq(zg_type_text(&t), "f32[4,8]");
-  const char *bad[] = {"", "f33[2]", "f32", "f32[", "f32[2", "f32[2,]", "f32[,2]", "f32[-1]", "f32[2 3]", "f32[]x",
-                       "f32[1,1,1,1,1,1,1,1,1]", "f32[9223372036854775808]"};
+  const char *bad[] = {"",
+                       "f33[2]",
+                       "f32",
+                       "f32[",
+                       "f32[2",
+                       "f32[2,]",
+                       "f32[,2]",
+                       "f32[-1]",
+                       "f32[2 3]",
+                       "f32[]x",
+                       "f32[1,1,1,1,1,1,1,1,1]",
+                       "f32[9223372036854775808]"};
   for (size_t i = 0; i < ZG_COUNT(bad); i++) {
     zg_status s = zg_type_parse(bad[i], &t, NULL);
     ck_assert_msg(s != NULL, "%s", bad[i]);
@@ -63,7 +73,8 @@ START_TEST(sizes_strides) {
 END_TEST
 
 START_TEST(broadcast) {
-  zg_type a = zg_type_make(ZG_F32, 3, (int64_t[]){4, 1, 5}), b = zg_type_make(ZG_I64, 2, (int64_t[]){3, 1}), out;
+  zg_type a = zg_type_make(ZG_F32, 3, (int64_t[]){4, 1, 5}), b = zg_type_make(ZG_I64, 2, (int64_t[]){3, 1}),
+          out;
   ck_assert_ptr_null(zg_type_broadcast(&a, &b, &out));
   ck_assert_str_eq(zg_type_text(&out), "f32[4,3,5]");
   zg_type zero = zg_type_make(ZG_F32, 1, (int64_t[]){0});
@@ -87,11 +98,13 @@ START_TEST(half_types_round_to_nearest_even) {
     if (isnan(b)) ck_assert(isnan(zg_bf16_to_f32(zg_bf16_from_f32(b))));
     else ck_assert_uint_eq(zg_bf16_from_f32(b), h);
   }
-  for (uint32_t h = 0; h + 1 < 0x7c00; h++) {   // midpoints of positive halves, subnormals included
-    double lo = (double)zg_f16_to_f32((uint16_t)h), hi = (double)zg_f16_to_f32((uint16_t)(h + 1)), mid = (lo + hi) / 2;
+  for (uint32_t h = 0; h + 1 < 0x7c00; h++) {  // midpoints of positive halves, subnormals included
+    double lo = (double)zg_f16_to_f32((uint16_t)h), hi = (double)zg_f16_to_f32((uint16_t)(h + 1)),
+           mid = (lo + hi) / 2;
     ck_assert_uint_eq(zg_f16_from_f32((float)mid), h + (h & 1));
     uint16_t got;
-    zg_set_f64(ZG_F16, &got, 0, nextafter(mid, 1e9));   // a double just above: naive double rounding gets this wrong
+    zg_set_f64(ZG_F16, &got, 0,
+               nextafter(mid, 1e9));  // a double just above: naive double rounding gets this wrong
     ck_assert_uint_eq(got, h + 1);
     zg_set_f64(ZG_F16, &got, 0, nextafter(mid, 0));
     ck_assert_uint_eq(got, h);
@@ -99,7 +112,7 @@ START_TEST(half_types_round_to_nearest_even) {
   ck_assert_uint_eq(zg_f16_from_f32(65519.0f), 0x7bff);
   ck_assert_uint_eq(zg_f16_from_f32(65520.0f), 0x7c00);
   ck_assert_uint_eq(zg_f16_from_f32(-1e30f), 0xfc00);
-  ck_assert_uint_eq(zg_bf16_from_f32(1.00390625f), 0x3f80);    // tie to even
+  ck_assert_uint_eq(zg_bf16_from_f32(1.00390625f), 0x3f80);  // tie to even
   ck_assert_uint_eq(zg_bf16_from_f32(1.01171875f), 0x3f82);
   ck_assert_uint_eq(zg_bf16_from_f32(3.4e38f), 0x7f80);
 }
