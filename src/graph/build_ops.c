@@ -116,6 +116,50 @@ static bool neutral_right(zg_scalar s, double k) {
   return ((s == ZG_S_ADD || s == ZG_S_SUB) && k == 0) || ((s == ZG_S_MUL || s == ZG_S_DIV) && k == 1);
 }
 
+// The only axis along which two zero-padded blocks of one shape lie differently, if they touch there: y right behind x.
+static bool follows(const zg_graph *g, zg_val x, zg_val y, int64_t *out) {
+  const zg_unslice_attr *p = zg_node_of(g, x)->attr, *q = zg_node_of(g, y)->attr;
+  const zg_type *tx = zg_type_of(g, zg_in(g, zg_node_of(g, x), 0)), *ty = zg_type_of(g, zg_in(g, zg_node_of(g, y), 0));
+  int64_t axis = -1;
+  if (p->fill != 0 || q->fill != 0 || !zg_type_equal(zg_type_of(g, x), zg_type_of(g, y))) return false;
+  for (int64_t d = 0; d < p->dim.n; d++) {
+    if (p->step.at[d] != q->step.at[d]) return false;
+    if (p->start.at[d] == q->start.at[d] && tx->dim[d] == ty->dim[d]) continue;
+    if (axis >= 0 || p->step.at[d] != 1 || p->start.at[d] + tx->dim[d] != q->start.at[d]) return false;
+    axis = d;
+  }
+  *out = axis;
+  return axis >= 0;
+}
+
+// The block under an unslice, or the blocks, if it is a concat along the axis already.
+static uint32_t blocks_of(const zg_graph *g, zg_val v, int64_t axis, zg_val *out) {
+  const zg_val x = zg_in(g, zg_node_of(g, v), 0);
+  const zg_node *n = zg_node_of(g, x);
+  const bool joined = n->op == &zg_op_concat && ((const zg_axis_attr *)n->attr)->axis == axis && n->n_in <= 16;
+  for (uint32_t i = 0; joined && i < n->n_in; i++) out[i] = zg_in(g, n, i);
+  out[0] = joined ? out[0] : x;
+  return joined ? n->n_in : 1;
+}
+
+// Sum of adjacent zero-padded blocks: one padded concat. What the gradients of a split tensor add up to.
+static bool join_blocks(zg_builder *b, zg_val x, zg_val y, zg_val *out) {
+  const zg_graph *g = zg_builder_graph(b);
+  int64_t axis;
+  if (!zg_is_op(g, x, &zg_op_unslice) || !zg_is_op(g, y, &zg_op_unslice)) return false;
+  if (!follows(g, x, y, &axis)) {
+    if (!follows(g, y, x, &axis)) return false;
+    const zg_val first = y;
+    y = x, x = first;
+  }
+  zg_val blocks[32];
+  uint32_t n = blocks_of(g, x, axis, blocks);
+  n += blocks_of(g, y, axis, blocks + n);
+  const zg_unslice_attr a = *(const zg_unslice_attr *)zg_node_of(g, x)->attr;
+  *out = zg_b_unslice(b, zg_b_concat(b, blocks, n, axis), a.dim.at, a.start.at, a.step.at, 0);
+  return true;
+}
+
 zg_val zg_b_map2(zg_builder *b, zg_scalar s, zg_val x, zg_val y) {
   if (missing(b, x) || missing(b, y)) return (zg_val){0};
   zg_val v[2] = {x, y};
@@ -129,6 +173,8 @@ zg_val zg_b_map2(zg_builder *b, zg_scalar s, zg_val x, zg_val y) {
       return v[1];
     if (s == ZG_S_MUL && zg_b_const_scalar(b, v[1], &k) && k == -1 && keeps_shape(b, v, 2, 1, tx))
       return zg_b_map1(b, ZG_S_NEG, v[0]);
+    zg_val joined;
+    if (s == ZG_S_ADD && join_blocks(b, v[0], v[1], &joined)) return joined;
   }
   return zg_emit1(b, zg_map_op(s), NULL, v, 2);
 }

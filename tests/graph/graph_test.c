@@ -63,6 +63,21 @@ START_TEST(identities) {
 }
 END_TEST
 
+START_TEST(padded_blocks_join) {
+  zg_builder *b = zg_builder_new();
+  const zg_type t = f32(2, 3), u = f32(2, 2);
+  const zg_val x = zg_b_input(b, "x", &t), y = zg_b_input(b, "y", &u), z = zg_b_input(b, "z", &t);
+  const int64_t dim[2] = {2, 8}, step[2] = {1, 1};
+  const zg_val px = zg_b_unslice(b, x, dim, (int64_t[]){0, 0}, step, 0), py = zg_b_unslice(b, y, dim, (int64_t[]){0, 3}, step, 0);
+  const zg_val pz = zg_b_unslice(b, z, dim, (int64_t[]){0, 5}, step, 0);
+  const zg_val all[3] = {x, y, z};
+  ck_assert(zg_same(zg_add(b, zg_add(b, pz, py), px), zg_b_concat(b, all, 3, 1)));
+  ck_assert(zg_is_op(zg_builder_graph(b), zg_add(b, px, pz), zg_map_op(ZG_S_ADD)));   // a gap between them
+  ck_assert(zg_is_op(zg_builder_graph(b), zg_add(b, px, px), zg_map_op(ZG_S_ADD)));
+  zg_builder_free(b);
+}
+END_TEST
+
 START_TEST(constants_fold) {
   zg_builder *b = zg_builder_new();
   const zg_val v = zg_b_int_vec(b, (int64_t[]){1, 2, 3}, 3);
@@ -276,6 +291,7 @@ int main(void) {
   tcase_add_test(t, equal_nodes_are_one);
   tcase_add_test(t, many_nodes_stay_distinct);
   tcase_add_test(t, identities);
+  tcase_add_test(t, padded_blocks_join);
   tcase_add_test(t, constants_fold);
   tcase_add_test(t, the_first_error_stays);
   tcase_add_test(t, two_leaves_of_one_name);
