@@ -1,7 +1,7 @@
 // Op family: ops on images that are made of others: pixel shuffles (reshape and transpose), GridSample
 // (gather with weights from the grid), AffineGrid (matmul with a constant), CenterCropPad (slice and pad),
 // Col2Im (a transposed convolution with a one-hot kernel), RoiAlign (two matmuls with matrices of hat
-// functions).
+// functions), DeformConv (a matmul of what GridSample's sampler gives).
 #include <math.h>
 #include "graph/op/import_priv.h"
 
@@ -186,6 +186,103 @@ static zg_status import_grid_sample(zg_onnx_node *n) {
   zg_type out = s.x;
   for (int64_t i = 0; i < s.rank; i++) out.dim[2 + i] = zg_b_type(n->b, zg_onnx_in(n, 1))->dim[1 + i];
   n->out[0] = zg_b_reshape_like(n->b, zg_b_swap_last(n->b, y), &out);
+  return NULL;
+}
+
+// ---- DeformConv -------------------------------------------------------------------------------------------
+typedef struct {
+  zg__window w;
+  int64_t kernel, points;  // volume of the kernel; of the output
+  int64_t out[3];
+  int64_t groups, offset_groups;
+} deform;
+
+static zg_status read_deform(const zg_onnx_node *n, const zg_type *x, const zg_type *w, deform *d) {
+  *d = (deform){.kernel = 1,
+                .points = 1,
+                .groups = zg_onnx_int(n, "group", 1),
+                .offset_groups = zg_onnx_int(n, "offset_group", 1)};
+  if (w->rank != x->rank)
+    return zg_onnx_error(n, ZG_INVALID, "input 1 (weight) is %s, want the rank of %s", zg_type_text(w),
+                         zg_type_text(x));
+  ZG_TRY(zg__window_read(n, x, w->dim + 2, &d->w));
+  for (int64_t i = 0; i < d->w.rank; i++) {
+    const int64_t room = x->dim[2 + i] + d->w.pads[i] + d->w.pads[d->w.rank + i] - zg__window_span(&d->w, i);
+    if (room < 0)
+      return zg_onnx_error(n, ZG_INVALID, "kernel of %s does not fit into %s", zg_type_text(w),
+                           zg_type_text(x));
+    d->points *= d->out[i] = room / d->w.strides[i] + 1;
+    d->kernel *= d->w.kernel[i];
+  }
+  const int64_t g = d->groups, og = d->offset_groups;
+  if (g < 1 || og < 1 || x->dim[1] != w->dim[1] * g || w->dim[0] % g || x->dim[1] % og)
+    return zg_onnx_error(n, ZG_INVALID,
+                         "data %s and weight %s do not fit with %lld groups and %lld offset groups",
+                         zg_type_text(x), zg_type_text(w), (long long)g, (long long)og);
+  const zg_type *o = zg_b_type(n->b, zg_onnx_in(n, 2));
+  if (o->rank != x->rank || zg_elems(o) != x->dim[0] * og * d->kernel * d->w.rank * d->points)
+    return zg_onnx_error(n, ZG_INVALID, "input 2 (offset) is %s, which does not fit data %s", zg_type_text(o),
+                         zg_type_text(x));
+  return NULL;
+}
+
+// Where the undeformed kernel looks on an axis: [1, K*P].
+static zg_val deform_base(zg_builder *b, const deform *d, int64_t axis, zg_dtype t) {
+  const int64_t dim[] = {1, d->kernel * d->points};
+  const zg_type bt = zg_type_make(ZG_F64, 2, dim);
+  double *at = ZG_NEW_N(zg_builder_arena(b), double, d->kernel * d->points + 1);
+  for (int64_t k = 0; k < d->kernel; k++)
+    for (int64_t p = 0; p < d->points; p++) {
+      int64_t kk = k, pp = p;
+      for (int64_t i = d->w.rank - 1; i > axis; i--) kk /= d->w.kernel[i], pp /= d->out[i];
+      at[k * d->points + p] = (double)(pp % d->out[axis] * d->w.strides[axis] +
+                                       kk % d->w.kernel[axis] * d->w.dilations[axis] - d->w.pads[axis]);
+    }
+  return zg_b_cast(b, zg_b_const_data(b, &bt, at), t);
+}
+
+// What the kernel sees in the channels of offset group j: [N, K*P, C / offset groups].
+static zg_val deform_columns(const zg_onnx_node *n, const deform *d, int64_t j) {
+  zg_builder *b = n->b;
+  const zg_type x = *zg_b_type(b, zg_onnx_in(n, 0));
+  const int64_t N = x.dim[0], C = x.dim[1] / d->offset_groups, R = d->w.rank, KP = d->kernel * d->points;
+  sampler s = {.b = b, .x = x, .rank = R, .pixels = 1, .pad = PAD_ZEROS};
+  for (int64_t i = 0; i < R; i++) s.pixels *= x.dim[2 + i];
+  const int64_t planes[] = {N, C, s.pixels}, split[] = {N, d->offset_groups, d->kernel, R, d->points},
+                line[] = {N, KP};
+  s.flat = zg_b_swap_last(b, zg_b_reshape(b, zg_b_slice1(b, zg_onnx_in(n, 0), 1, j * C, C), planes, 3));
+  const zg_val offset = zg_b_slice1(b, zg_b_reshape(b, zg_onnx_in(n, 2), split, 5), 1, j, 1);
+  for (int64_t i = 0; i < R; i++)
+    s.at[i] =
+        zg_add(b, zg_b_reshape(b, zg_b_slice1(b, offset, 3, i, 1), line, 2), deform_base(b, d, i, x.dtype));
+  const zg_val y = sample_weighted(&s, 2);
+  if (!zg_is(zg_onnx_in(n, 4))) return y;
+  const int64_t groups[] = {N, d->offset_groups, KP}, column[] = {N, KP, 1};
+  const zg_val mask = zg_b_slice1(b, zg_b_reshape(b, zg_onnx_in(n, 4), groups, 3), 1, j, 1);
+  return zg_mul(b, y, zg_b_reshape(b, mask, column, 3));
+}
+
+// Sampled columns times the weights: one matmul a group.
+static zg_status import_deform_conv(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  ZG_TRY(want_rank(n, 0, 3, 5));
+  ZG_TRY(want_rank(n, 2, 3, 5));
+  const zg_type x = *zg_b_type(b, zg_onnx_in(n, 0)), w = *zg_b_type(b, zg_onnx_in(n, 1));
+  deform d;
+  ZG_TRY(read_deform(n, &x, &w, &d));
+  zg_val *part = ZG_NEW_N(zg_builder_arena(b), zg_val, d.offset_groups);
+  for (int64_t j = 0; j < d.offset_groups; j++) part[j] = deform_columns(n, &d, j);
+  const zg_val seen = d.offset_groups > 1 ? zg_b_concat(b, part, (uint32_t)d.offset_groups, 2) : part[0];
+  const int64_t N = x.dim[0], g = d.groups, c = x.dim[1] / g, O = w.dim[0], perm[] = {0, 3, 4, 1, 2};
+  const int64_t split[] = {N, d.kernel, d.points, g, c}, columns[] = {N, g, c * d.kernel, d.points},
+                wd[] = {g, O / g, c * d.kernel};
+  const zg_val cols = zg_b_reshape(b, zg_b_transpose(b, zg_b_reshape(b, seen, split, 5), perm), columns, 4);
+  int64_t out[5] = {N, O}, row[5] = {1, O, 1, 1, 1};
+  for (int64_t i = 0; i < d.w.rank; i++) out[2 + i] = d.out[i];
+  const zg_val y = zg_b_matmul(b, zg_b_reshape(b, zg_onnx_in(n, 1), wd, 3), cols, false, false);
+  n->out[0] = zg_b_reshape(b, y, out, x.rank);
+  if (zg_is(zg_onnx_in(n, 3)))
+    n->out[0] = zg_add(b, n->out[0], zg_b_reshape(b, zg_onnx_in(n, 3), row, x.rank));
   return NULL;
 }
 
@@ -374,6 +471,7 @@ static const zg_onnx_row rows[] = {
     {"AffineGrid", "", 20, 0, import_affine_grid, NULL, 0},
     {"CenterCropPad", "", 18, 0, import_center_crop_pad, NULL, 0},
     {"Col2Im", "", 18, 0, import_col2im, NULL, 0},
+    {"DeformConv", "", 19, 0, import_deform_conv, NULL, 10},
     {"RoiAlign", "", 10, 0, import_roi_align, NULL, 0},
 };
 const zg_family zg_family_image = {.name = "image", .onnx = rows, .n_onnx = ZG_COUNT(rows)};
