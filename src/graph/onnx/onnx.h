@@ -2,7 +2,8 @@
 #pragma once
 #include "graph/graph.h"
 
-typedef struct zg_onnx_model zg_onnx_model;    // the parsed file; keeps it mapped, and the message tree for export
+// The parsed file; keeps it mapped. One thread at a time may use a model.
+typedef struct zg_onnx_model zg_onnx_model;
 
 // Parses and checks the file. Weights are not read: initializers stay in the mapped file (external data mapped too; paths
 // with "..", absolute ones and links that leave the model's folder are refused). An external file that is absent is fine
