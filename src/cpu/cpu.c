@@ -1,0 +1,296 @@
+// The CPU device: one arena per space, kernels prepared once, each run to its end before the call returns.
+#include <stdio.h>
+#include <stdlib.h>
+#include "cpu/cpu.h"
+#include "cpu/dnnl.h"
+#include "cpu/loop_priv.h"
+#include "exec/device.h"
+
+typedef struct {
+  zg_device base;
+  zg_pool *pool;
+  const zg_vec *vec;
+  bool dnnl;                     // oneDNN is there and not switched off by ZG_DNNL=off
+} cpu_device;
+
+enum { MAX_ARGS = 4 };           // of kernels that oneDNN takes
+typedef struct {
+  loop_prog *loop;               // ZG_K_LOOP
+  zg_dnnl_op *dnnl;              // where oneDNN takes the kernel
+  void *args[MAX_ARGS];
+} prepared;
+
+typedef struct {
+  zg_program base;
+  void *arena[ZG_N_SPACES];
+  uint64_t arena_bytes[ZG_N_SPACES];
+  void **buf;                    // address of each buffer
+  prepared *kernels;
+  int threads;
+  uint64_t scratch_bytes;        // per thread
+  void *scratch_all;
+  uint8_t **scratch;             // per thread
+  void ***slots;                 // per thread: pointers of loop values
+} cpu_program;
+
+static cpu_device *device_of(zg_device *d) { return (cpu_device *)d; }
+
+static zg_status cpu_open(int threads, zg_device **out) {
+  cpu_device *d = zg_alloc(sizeof *d);
+  d->base.vt = &zg_device_cpu;
+  d->pool = zg_pool_new(threads);
+  d->vec = zg_vec_select();
+  const char *want = getenv("ZG_DNNL");
+  if (!want || strcmp(want, "off") != 0) {
+    zg_status s = zg_dnnl_load();
+    d->dnnl = !s;
+    if (s) zg_log(1, "cpu: %s: plain kernels for matmul, convolution and pooling", zg_status_message(s));
+    zg_status_free(s);
+  }
+  *out = &d->base;
+  return NULL;
+}
+
+static void cpu_close(zg_device *dev) {
+  cpu_device *d = device_of(dev);
+  zg_pool_free(d->pool);
+  zg_free(d);
+}
+
+static uint64_t memory_bytes(void) {
+  zg_str s = {0};
+  zg_status status = zg_file_read("/proc/meminfo", &s);
+  const char *at = status ? NULL : strstr(s.at, "MemTotal:");
+  const uint64_t kib = at ? strtoull(at + 9, NULL, 10) : 0;
+  zg_status_free(status);
+  zg_str_fini(&s);
+  return kib * 1024;
+}
+
+static void cpu_model(char out[80]) {
+  zg_str s = {0};
+  zg_status status = zg_file_read("/proc/cpuinfo", &s);
+  const char *at = status ? NULL : strstr(s.at, "model name");
+  if (at) at = strchr(at, ':');
+  snprintf(out, 80, "%.*s", at ? (int)strcspn(at + 2, "\n") : 3, at ? at + 2 : "cpu");
+  zg_status_free(status);
+  zg_str_fini(&s);
+}
+
+static void cpu_info(const zg_device *dev, zg_device_info *out) {
+  const cpu_device *d = (const cpu_device *)dev;
+  char model[80];
+  cpu_model(model);
+  *out = (zg_device_info){.name = "cpu", .memory_bytes = memory_bytes(), .threads = zg_pool_threads(d->pool)};
+  snprintf(out->text, sizeof out->text, "%s, %d threads, vectors %s%s%s", model, out->threads, d->vec->name,
+           d->dnnl ? ", " : "", d->dnnl ? zg_dnnl_text() : "");
+}
+
+// ---- preparing ----------------------------------------------------------------------------------------------------
+static bool dnnl_may(zg_kernel_kind k) {
+  switch (k) {
+    case ZG_K_MATMUL:
+    case ZG_K_CONV:
+    case ZG_K_CONV_GRAD_X:
+    case ZG_K_CONV_GRAD_W:
+    case ZG_K_POOL:
+    case ZG_K_POOL_GRAD: return true;
+    case ZG_K_LOOP:
+    case ZG_K_GATHER:
+    case ZG_K_SCATTER:
+    case ZG_K_SCAN:
+    case ZG_K_SORT:
+    case ZG_N_KERNELS: break;
+  }
+  return false;
+}
+
+static uint64_t plain_scratch(const zg_kernel *k) {
+  switch (k->kind) {
+    case ZG_K_MATMUL: return cpu_matmul_scratch(k);
+    case ZG_K_CONV:
+    case ZG_K_CONV_GRAD_X:
+    case ZG_K_CONV_GRAD_W: return cpu_conv_scratch(k);
+    case ZG_K_POOL:
+    case ZG_K_POOL_GRAD: return cpu_pool_scratch(k);
+    case ZG_K_SORT: return cpu_sort_scratch(k);
+    case ZG_K_LOOP:
+    case ZG_K_GATHER:
+    case ZG_K_SCATTER:
+    case ZG_K_SCAN:
+    case ZG_N_KERNELS: break;
+  }
+  return 0;
+}
+
+static zg_status prepare_kernel(cpu_device *d, const zg_sched *s, const zg_kernel *k, prepared *out) {
+  if (k->kind == ZG_K_LOOP) return zg_loop_prog_new(k, s, d->vec, &out->loop);
+  if (!d->dnnl || !dnnl_may(k->kind)) return NULL;
+  zg_status status = zg_dnnl_prepare(k, zg_pool_threads(d->pool), &out->dnnl);
+  if (!status || zg_status_code(status) != ZG_UNSUPPORTED) return status;
+  zg_log(3, "cpu: %s: plain kernel: %s", k->label, zg_status_message(status));
+  zg_status_free(status);
+  return NULL;
+}
+
+static void free_kernel(prepared *p) {
+  zg_loop_prog_free(p->loop);
+  zg_dnnl_free(p->dnnl);
+}
+
+static uint64_t workspace_of(const prepared *p) {
+  return p->loop ? p->loop->workspace_bytes : zg_dnnl_scratch_bytes(p->dnnl);
+}
+
+static zg_status cpu_workspace(zg_device *dev, const zg_sched *s, const zg_kernel *k, uint64_t *out_bytes) {
+  prepared p = {0};
+  ZG_TRY(prepare_kernel(device_of(dev), s, k, &p));
+  *out_bytes = workspace_of(&p);
+  free_kernel(&p);
+  return NULL;
+}
+
+static void cpu_program_free(zg_program *prog) {
+  cpu_program *p = (cpu_program *)prog;
+  if (!p) return;
+  for (size_t i = 0; p->kernels && i < p->base.sched->kernels.n; i++) free_kernel(&p->kernels[i]);
+  for (int i = 0; i < ZG_N_SPACES; i++) zg_free_big(p->arena[i], p->arena_bytes[i]);
+  zg_free_big(p->scratch_all, p->scratch_bytes * (uint64_t)p->threads);
+  for (int i = 0; p->slots && i < p->threads; i++) zg_free(p->slots[i]);
+  zg_free(p->slots);
+  zg_free(p->scratch);
+  zg_free(p->kernels);
+  zg_free(p->buf);
+  zg_free(p);
+}
+
+static zg_status place_buffers(cpu_program *p) {
+  const zg_sched *s = p->base.sched;
+  for (int i = 0; i < ZG_N_SPACES; i++) {
+    if (s->arena_bytes[i] == 0) continue;
+    ZG_TRY(zg_alloc_big(s->arena_bytes[i], &p->arena[i]));
+    p->arena_bytes[i] = s->arena_bytes[i];
+  }
+  for (size_t i = 1; i < s->bufs.n; i++) {
+    const zg_buf *b = &s->bufs.at[i];
+    if (b->offset > s->arena_bytes[b->space] || b->bytes > s->arena_bytes[b->space] - b->offset)
+      return zg_error(ZG_INTERNAL, "buffer \"%s\" lies outside its arena: plan memory before preparing", b->name);
+    p->buf[i] = (uint8_t *)p->arena[b->space] + b->offset;
+    if (b->init && b->bytes) memcpy(p->buf[i], b->init, b->bytes);
+  }
+  return NULL;
+}
+
+static zg_status prepare_kernels(cpu_device *d, cpu_program *p) {
+  const zg_sched *s = p->base.sched;
+  size_t n_slots = 1;
+  p->scratch_bytes = 64;
+  for (size_t i = 0; i < s->kernels.n; i++) {
+    const zg_kernel *k = &s->kernels.at[i];
+    prepared *q = &p->kernels[i];
+    ZG_TRY(prepare_kernel(d, s, k, q));
+    const uint64_t want = workspace_of(q), has = k->workspace ? s->bufs.at[k->workspace].bytes : 0;
+    if (want > has)
+      return zg_error(ZG_INTERNAL, "%s: the kernel wants %llu bytes of workspace, the schedule gives %llu", k->label,
+                      (unsigned long long)want, (unsigned long long)has);
+    if (q->loop) n_slots = ZG_MAX(n_slots, q->loop->slots.n);
+    const uint64_t scratch = q->loop ? q->loop->scratch_bytes : q->dnnl ? 0 : plain_scratch(k);
+    p->scratch_bytes = ZG_MAX(p->scratch_bytes, zg_round_up(scratch, 4096));
+    for (uint32_t a = 0; q->dnnl && a < k->n_args; a++)
+      q->args[a] = (uint8_t *)p->buf[k->args[a].buf] + k->args[a].offset * (int64_t)zg_dtype_bytes(k->args[a].dtype);
+  }
+  ZG_TRY(zg_alloc_big(p->scratch_bytes * (uint64_t)p->threads, &p->scratch_all));
+  for (int i = 0; i < p->threads; i++) {
+    p->scratch[i] = (uint8_t *)p->scratch_all + p->scratch_bytes * (uint64_t)i;
+    p->slots[i] = zg_alloc(sizeof(void *) * n_slots);
+  }
+  return NULL;
+}
+
+static zg_status cpu_prepare(zg_device *dev, const zg_sched *s, zg_program **out) {
+  cpu_device *d = device_of(dev);
+  cpu_program *p = zg_alloc(sizeof *p);
+  zg_status status = NULL;
+  p->base = (zg_program){.device = dev, .sched = s};
+  p->buf = zg_alloc(sizeof *p->buf * (s->bufs.n + 1));
+  p->kernels = zg_alloc(sizeof *p->kernels * (s->kernels.n + 1));
+  p->threads = zg_pool_threads(d->pool);
+  p->scratch = zg_alloc(sizeof *p->scratch * (size_t)p->threads);
+  p->slots = zg_alloc(sizeof *p->slots * (size_t)p->threads);
+  ZG_TRY_OUT(place_buffers(p));
+  ZG_TRY_OUT(prepare_kernels(d, p));
+  *out = &p->base;
+  return NULL;
+out:
+  cpu_program_free(&p->base);
+  return status;
+}
+
+// ---- running ------------------------------------------------------------------------------------------------------
+static zg_status run_plain(const cpu_call *c) {
+  switch (c->k->kind) {
+    case ZG_K_MATMUL: cpu_matmul(c); break;
+    case ZG_K_CONV:
+    case ZG_K_CONV_GRAD_X:
+    case ZG_K_CONV_GRAD_W: cpu_conv(c); break;
+    case ZG_K_POOL:
+    case ZG_K_POOL_GRAD: cpu_pool(c); break;
+    case ZG_K_GATHER: return cpu_gather(c);
+    case ZG_K_SCATTER: return cpu_scatter(c);
+    case ZG_K_SCAN: cpu_scan(c); break;
+    case ZG_K_SORT: cpu_sort(c); break;
+    case ZG_K_LOOP:
+    case ZG_N_KERNELS: break;
+  }
+  return NULL;
+}
+
+static zg_status cpu_run_kernel(zg_program *prog, uint32_t kernel, zg_rand_state r) {
+  cpu_program *p = (cpu_program *)prog;
+  cpu_device *d = device_of(prog->device);
+  const zg_kernel *k = &prog->sched->kernels.at[kernel];
+  const prepared *q = &p->kernels[kernel];
+  uint8_t *workspace = p->buf[k->workspace];
+  if (q->loop) {
+    const loop_run run = {.base = p->buf, .scratch = p->scratch, .slots = p->slots, .workspace = workspace, .rand = r};
+    zg_loop_prog_run(q->loop, d->vec, d->pool, &run);
+    return NULL;
+  }
+  if (q->dnnl) return zg_status_prefix(zg_dnnl_run(q->dnnl, q->args, workspace), "%s: ", k->label);
+  const cpu_call c = {.k = k, .base = p->buf, .pool = d->pool, .vec = d->vec, .scratch = p->scratch, .workspace = workspace};
+  return run_plain(&c);
+}
+
+static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
+  if (buf == 0 || buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
+  const zg_buf *b = &p->sched->bufs.at[buf];
+  if (at > b->bytes || n > b->bytes - at)
+    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
+                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
+  return NULL;
+}
+
+static zg_status cpu_write(zg_program *prog, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
+  ZG_TRY(check_range(prog, buf, at, n));
+  if (n) memcpy((uint8_t *)((cpu_program *)prog)->buf[buf] + at, src, n);
+  return NULL;
+}
+
+static zg_status cpu_read(zg_program *prog, uint32_t buf, uint64_t at, void *dst, uint64_t n) {
+  ZG_TRY(check_range(prog, buf, at, n));
+  if (n) memcpy(dst, (uint8_t *)((cpu_program *)prog)->buf[buf] + at, n);
+  return NULL;
+}
+
+static uint64_t cpu_allocated(const zg_program *prog) {
+  const cpu_program *p = (const cpu_program *)prog;
+  uint64_t sum = 0;
+  for (int i = 0; i < ZG_N_SPACES; i++) sum += p->arena_bytes[i];
+  return sum;
+}
+
+const zg_device_vtable zg_device_cpu = {
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace,
+    .prepare = cpu_prepare, .program_free = cpu_program_free, .run_kernel = cpu_run_kernel, .write = cpu_write,
+    .read = cpu_read, .allocated = cpu_allocated,
+};

@@ -1,0 +1,34 @@
+// Vector bodies of the CPU device: what one instruction of a loop does to a tile. The file vec.c is built once per instruction-set
+// level; zg_vec_select picks the best table that this processor runs. All bodies accept n >= 0, any alignment, and a destination
+// that is the same memory as a source of the same element size; else destination and sources do not overlap.
+#pragma once
+#include "graph/build.h"
+#include "sched/loop.h"
+
+// dst[i] = op(a[i], b[i], c[i]). `op` is the zg_scalar, read only by the bodies that serve the rare opcodes, with the mask of
+// scalar operands in bits 16..18.
+typedef void (*zg_vec_fn)(int64_t n, void *dst, const void *a, const void *b, const void *c, uint32_t op);
+
+typedef struct {
+  const char *name;                                       // "x86-64-v3", "generic"
+  // Operand i is one element instead of n where bit i of the mask is set. Index: class of the operands (of the result for WHERE).
+  zg_vec_fn map[3][ZG_N_SCALARS][8];
+  void (*load[ZG_N_DTYPES])(int64_t n, void *dst, const void *src, int64_t stride);        // dtype -> its class; stride in elements
+  void (*store[ZG_N_DTYPES])(int64_t n, void *dst, const void *src, int64_t stride);       // class -> dtype
+  void (*cast[3][3])(int64_t n, void *dst, const void *src);                               // [from][to] class, truncating
+  void (*round[ZG_N_DTYPES])(int64_t n, void *dst, const void *src);                       // within the class, to what the dtype holds
+  void (*to_bool[3])(int64_t n, void *dst, const void *src);                               // int: src != 0
+  // Folds each of `rows` rows of n elements into acc[row]: double, or int64 for ints. Index: class, zg_red.
+  void (*reduce[3][4])(int64_t rows, int64_t n, const void *src, void *acc);
+  void (*add_to_double)(int64_t n, double *acc, float *part);                              // acc += part; part = 0
+  void (*fill4)(int64_t n, void *dst, uint32_t v);
+  void (*fill8)(int64_t n, void *dst, uint64_t v);
+  void (*iota)(int64_t n, int64_t *dst, int64_t start, int64_t step);
+  void (*random)(int64_t n, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal);
+  // C[m,n] (row stride ldc) += A panel (k x 6, packed) * B panel (k x 16, packed), f32
+  void (*gemm)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, int64_t m, int64_t n);
+} zg_vec;
+
+enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32 };
+const zg_vec *zg_vec_select(void);                        // ZG_ISA=generic|v2|v3|v4 in the environment lowers the choice
+const zg_vec *zg_vec_named(const char *name);             // NULL: not built, or the processor lacks it
