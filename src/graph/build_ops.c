@@ -300,6 +300,24 @@ static bool bad_rank(zg_builder *b, int64_t rank) {
   return true;
 }
 
+static bool swaps_last(const zg_graph *g, zg_val v);
+
+// Leading dims merged, the last two swapped, the leading dims split again (how exporters transpose a batch of matrices):
+// the value whose last two dims are to be swapped, or none.
+static zg_val unmerged(const zg_graph *g, zg_val x, const int64_t *dim, int64_t rank) {
+  const zg_val none = {0};
+  if (!swaps_last(g, x)) return none;
+  const zg_val inner = zg_in(g, zg_node_of(g, x), 0);
+  if (!zg_is_op(g, inner, &zg_op_reshape)) return none;
+  const zg_val src = zg_in(g, zg_node_of(g, inner), 0);
+  const zg_type *t = zg_type_of(g, src), *m = zg_type_of(g, inner);
+  if (t->rank != rank || rank < 2) return none;
+  for (int64_t i = 0; i < rank - 2; i++)
+    if (t->dim[i] != dim[i]) return none;
+  const bool kept = t->dim[rank - 2] == m->dim[m->rank - 2] && t->dim[rank - 1] == m->dim[m->rank - 1];
+  return kept && dim[rank - 2] == t->dim[rank - 1] && dim[rank - 1] == t->dim[rank - 2] ? src : none;
+}
+
 zg_val zg_b_reshape(zg_builder *b, zg_val x, const int64_t *dim, int64_t rank) {
   if (missing(b, x) || bad_rank(b, rank)) return (zg_val){0};
   const zg_graph *g = zg_builder_graph(b);
@@ -316,6 +334,8 @@ zg_val zg_b_reshape(zg_builder *b, zg_val x, const int64_t *dim, int64_t rank) {
   if (open >= 0) d[open] = known > 0 ? zg_elems(zg_b_type(b, x)) / known : 0;
   if (same_dims(zg_b_type(b, x), d, rank)) return x;
   if (zg_is_op(g, x, &zg_op_reshape)) return zg_b_reshape(b, zg_in(g, zg_node_of(g, x), 0), d, rank);
+  const zg_val matrices = unmerged(g, x, d, rank);
+  if (zg_is(matrices)) return zg_b_swap_last(b, matrices);
   const zg_shape_attr a = {{rank, d}};
   return zg_emit1(b, &zg_op_reshape, &a, &x, 1);
 }

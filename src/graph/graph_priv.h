@@ -30,3 +30,8 @@ bool zg__node_live(const zg_node *n, const bool *live);
 void zg__copy_outputs(zg_builder *b, const zg_graph *g, const zg_val *map, uint32_t kinds);
 // Writes node n's lowering in its place and records the results in map; failures go to the builder, naming the node.
 void zg__emit_lowered(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val *map);
+
+// ---- parts of opt_simplify (pass/simplify_activation.c) -----------------------------------------------------------------
+zg_val zg__match_activation(zg_builder *b, zg_val v);   // v, or the one opcode that a spelled-out activation v is
+// Takes constant scalar factors off v: v = result * k (times what *k was).
+zg_val zg__strip_scale(const zg_graph *g, zg_val v, double *k);

@@ -3,10 +3,13 @@
 // - Every live node is emitted again through the builder's vocabulary (build.h), which already knows the identities: x*1,
 //   x+0, casts to the same type, reshape of reshape, transpose of transpose, transposed matmul operands, expands that feed
 //   maps, slices of everything; constants fold.
-// - What is particular to the pass: division by a power of two, a choice by a constant condition.
+// - Spelled-out activations become one opcode again (simplify_activation.c). Constant factors move from matmul's operands to
+//   its result, where the scale is free (it fuses with what follows) and no longer hides a transpose; not in f16, whose
+//   range the factors protect.
+// - What else is particular to the pass: division by a power of two, a choice by a constant condition.
 // - A rewrite that changes a value's type would be a fault; it is checked and the node copied as it was instead.
 //
-// Results equal those without the pass: only exact identities are used (x / 2^k = x * 2^-k). Cost: one pass.
+// Results equal those without the pass up to rounding. Cost: two copies of the graph.
 #include <math.h>
 
 #include "graph/graph_priv.h"
@@ -60,16 +63,23 @@ static zg_val simple_view(rewrite *r) {
   return (zg_val){0};
 }
 
+static zg_val simple_matmul(rewrite *r) {
+  const zg_matmul_attr *a = r->n->attr;
+  const zg_graph *g = zg_builder_graph(r->b);
+  double k = 1;
+  zg_val x = r->in[0], y = r->in[1];
+  if (zg_type_of(g, x)->dtype != ZG_F16) x = zg__strip_scale(g, x, &k), y = zg__strip_scale(g, y, &k);
+  return zg_mul_k(r->b, zg_b_matmul(r->b, x, y, a->ta, a->tb), k);
+}
+
 static zg_val simple(rewrite *r) {
   const zg_op *op = r->n->op;
+  if (op->scalar == ZG_S_MUL) return zg__match_activation(r->b, simple_map(r));
   if (op->scalar != ZG_S_NONE) return simple_map(r);
   if (op == &zg_op_where) return simple_where(r);
   if (op == &zg_op_cast) return zg_b_cast(r->b, r->in[0], (zg_dtype)((const zg_cast_attr *)r->n->attr)->to);
   if (op == &zg_op_reduce) return simple_reduce(r);
-  if (op == &zg_op_matmul) {
-    const zg_matmul_attr *a = r->n->attr;
-    return zg_b_matmul(r->b, r->in[0], r->in[1], a->ta, a->tb);
-  }
+  if (op == &zg_op_matmul) return simple_matmul(r);
   return op->traits & ZG_VIEW ? simple_view(r) : (zg_val){0};
 }
 
