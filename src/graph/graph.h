@@ -104,7 +104,9 @@ static inline bool zg_is_op(const zg_graph *g, zg_val v, const zg_op *op) { retu
 //     output loss "loss" %9
 //     output update "fc1.weight" %12 -> %2
 //   }
-// Types of results are not parsed: they are inferred again. Origins are comments.
+// Types of results are not parsed: they are inferred again. Origins are comments, value names are not written. Properties
+// stand after the word: `graph core loss {`. An omitted operand is `_`; lists are [1,2] (read without brackets too); the
+// frame `graph { }` may be left out when reading.
 void zg_graph_print(const zg_graph *g, zg_str *out);
 zg_status zg_graph_parse(const char *text, const char *file, zg_graph **out);
 // Every invariant of the IR and of the properties set; the message names node and origin.

@@ -184,7 +184,7 @@ static void check_text(running *r) {
   zg_graph_print(r->g, &first);
   if (!failed(r, zg_graph_parse(first.at, "printed", &again), "parsing what was printed")) {
     zg_graph_print(again, &second);
-    // Origins are comments, so both texts are compared without them.
+    // A parsed graph has no origins, so both texts hold the same comments.
     if (strcmp(first.at, second.at) != 0) report(r, "print -> parse -> print differs:\n%s\n%s", first.at, second.at);
   }
   zg_graph_free(again);
