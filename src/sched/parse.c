@@ -60,6 +60,7 @@ static zg_status string(parser *p, const char **out) {
 }
 
 static zg_status one_of(parser *p, const char *const *names, size_t n, const char *what, size_t *out) {
+  *out = 0;
   for (size_t i = 0; i < n; i++)
     if (accept(p, names[i])) {
       *out = i;

@@ -36,9 +36,9 @@ zg_live_range *zg_find_live_ranges(const zg_sched *s, zg_arena *a) {
       touch(r, st->b, i);
     }
   }
-  for (size_t i = 0; i < s->outputs.n; i++) {   // results are read when their segment has ended
+  for (size_t i = 0; i < s->outputs.n; i++) {   // results are read when their segment has ended: one past its last step
     const zg_segment *seg = zg_sched_find_segment(s, s->outputs.at[i].segment);
-    if (seg && seg->n) touch(r, s->outputs.at[i].view.buf, seg->first + seg->n - 1);
+    if (seg) touch(r, s->outputs.at[i].view.buf, seg->first + seg->n);
   }
   for (size_t b = 0; b < s->bufs.n; b++)
     if (s->bufs.at[b].persistent) r[b] = (zg_live_range){0, (uint32_t)s->steps.n};

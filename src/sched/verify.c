@@ -33,7 +33,7 @@ typedef struct { bool written, released; } buf_state;
 static zg_status check_use(const zg_sched *s, const buf_state *st, uint32_t buf, bool read, uint32_t step, const char *label) {
   if (!buf) return NULL;
   if (st[buf].released) return zg_error(ZG_INVALID, "step %u (%s) uses buffer \"%s\" after its release", step, label, s->bufs.at[buf].name);
-  if (read && !st[buf].written) return zg_error(ZG_INVALID, "step %u (%s) reads buffer \"%s\" before anything wrote it", step, label, s->bufs.at[buf].name);
+  if (read && !st[buf].written && s->bufs.at[buf].bytes) return zg_error(ZG_INVALID, "step %u (%s) reads buffer \"%s\" before anything wrote it", step, label, s->bufs.at[buf].name);
   return NULL;
 }
 

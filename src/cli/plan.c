@@ -1,0 +1,91 @@
+// zgraph plan
+#include <stdio.h>
+
+#include "cli/cli.h"
+#include "sched/report.h"
+#include "train/safetensors.h"
+#include "train/session.h"
+
+static const char *tensor_name(const zg_session *s, const zg_report_buf *b) { return zg_session_sched(s)->bufs.at[b->buf].name; }
+
+static const char *step_name(const zg_sched *d, uint32_t step) {
+  if (step >= d->steps.n || d->steps.at[step].kind != ZG_STEP_KERNEL) return "";
+  return d->kernels.at[d->steps.at[step].kernel].label;
+}
+
+static void print_table(const zg_session *s, const zg_report *r, size_t n_tensors) {
+  const zg_sched *d = zg_session_sched(s);
+  printf("planned memory     %s (%llu bytes), lower bound %s (+%.2f %%)\n", zg_cli_bytes(r->planned), (unsigned long long)r->planned,
+         zg_cli_bytes(r->lower_bound), r->lower_bound ? 100.0 * ((double)r->planned / (double)r->lower_bound - 1) : 0);
+  printf("at rest            %s\n", zg_cli_bytes(r->persistent));
+  printf("work of a step     %.3f GFLOP, %s moved\n", r->flops / 1e9, zg_cli_bytes((uint64_t)r->bytes_moved));
+  printf("kernels           ");
+  for (int k = 0; k < ZG_N_KERNELS; k++)
+    if (r->kernels[k]) printf(" %u %s", r->kernels[k], zg_kernel_info_of((zg_kernel_kind)k)->name);
+  printf("\n\nat the peak: step %u of %zu (%s)\n", r->peak_step, d->steps.n, step_name(d, r->peak_step));
+  for (int i = 0; i < ZG_N_BUF_ROLES; i++)
+    if (r->by_role[i]) printf("  %-12s %12s\n", zg_role_name((zg_buf_role)i), zg_cli_bytes(r->by_role[i]));
+  printf("\nlargest tensors alive then\n");
+  for (size_t i = 0; i < r->alive.n && i < n_tensors; i++)
+    printf("  %12s  %-10s %s %s\n", zg_cli_bytes(r->alive.at[i].bytes), zg_role_name((zg_buf_role)d->bufs.at[r->alive.at[i].buf].role),
+           tensor_name(s, &r->alive.at[i]), zg_type_text(&d->bufs.at[r->alive.at[i].buf].type));
+}
+
+static void print_json(const zg_session *s, const zg_report *r) {
+  const zg_sched *d = zg_session_sched(s);
+  zg_str t = {0};
+  zg_str_add(&t, "{\"planned_bytes\": %llu, \"lower_bound_bytes\": %llu, \"persistent_bytes\": %llu, \"flops\": %.17g, \"bytes_moved\": %.17g,\n \"peak\": {\"step\": %u, \"kernel\": ",
+             (unsigned long long)r->planned, (unsigned long long)r->lower_bound, (unsigned long long)r->persistent, r->flops, r->bytes_moved, r->peak_step);
+  zg__json_quote(&t, step_name(d, r->peak_step));
+  zg_str_add(&t, ", \"by_role\": {");
+  for (int i = 0, n = 0; i < ZG_N_BUF_ROLES; i++)
+    if (r->by_role[i]) zg_str_add(&t, "%s\"%s\": %llu", n++ ? ", " : "", zg_role_name((zg_buf_role)i), (unsigned long long)r->by_role[i]);
+  zg_str_add(&t, "}, \"alive\": [");
+  for (size_t i = 0; i < r->alive.n; i++) {
+    const zg_buf *b = &d->bufs.at[r->alive.at[i].buf];
+    zg_str_add(&t, "%s\n  {\"name\": ", i ? "," : "");
+    zg__json_quote(&t, b->name);
+    zg_str_add(&t, ", \"role\": \"%s\", \"bytes\": %llu}", zg_role_name((zg_buf_role)b->role), (unsigned long long)b->bytes);
+  }
+  zg_str_add(&t, "]},\n \"kernels\": {");
+  for (int k = 0, n = 0; k < ZG_N_KERNELS; k++)
+    if (r->kernels[k]) zg_str_add(&t, "%s\"%s\": %u", n++ ? ", " : "", zg_kernel_info_of((zg_kernel_kind)k)->name, r->kernels[k]);
+  zg_str_add(&t, "}}\n");
+  fputs(t.at, stdout);
+  zg_str_fini(&t);
+}
+
+static zg_status run(int argc, char **argv) {
+  zg_cli_config files = {0};
+  zg_cli_list rest = {0};
+  zg_session_options o = {.no_device = true, .default_dim = 1};
+  bool json = false, forward = false;
+  zg_config *cfg = NULL;
+  zg_session *s = NULL;
+  zg_report r = {0};
+  zg_status status = NULL;
+  const zg_cli_option options[] = {ZG_CLI_CONFIG(files), {"json", .flag = &json}, {"forward", .flag = &forward}};
+  ZG_TRY(zg_cli_parse(argc, argv, options, ZG_COUNT(options), &rest));
+  if (rest.n) ZG_TRY(zg_cli_one(&rest, "model", &o.model_path));
+  ZG_TRY_OUT(zg_cli_load(&files, &cfg));
+  o.mode = forward ? ZG_RUN_FORWARD : ZG_RUN_TRAIN;
+  o.no_data = !cfg->data.train.path;
+  ZG_TRY_OUT(zg_session_open(cfg, &o, &s));
+  zg_report_make(zg_session_sched(s), &r);
+  if (json) print_json(s, &r);
+  else print_table(s, &r, 12);
+out:
+  zg_report_fini(&r);
+  zg_session_close(s);
+  zg_config_free(cfg);
+  return status;
+}
+
+const zg_verb zg_verb_plan = {
+    "plan", "say what a run will need, before it runs",
+    "usage: zgraph plan MODEL.onnx --config FILE [--set KEY=VALUE] [--json] [--forward]\n\n"
+    "Plans the training step (with --forward: the model alone) without reading weights and prints its memory to the byte: by\n"
+    "role, at the peak, with the largest tensors alive then. Symbolic dimensions come from the data, or from --set dims.NAME=N.\n\n"
+    "example:\n"
+    "  zgraph plan model.onnx --config run.yaml --set data.train.batch_size=64\n",
+    run};

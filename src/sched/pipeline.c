@@ -1,0 +1,187 @@
+// The pass table and its runner.
+#include "sched/pipeline.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "sched/lower.h"
+
+typedef struct {
+  const char *name;
+  bool on_sched, optional;
+  uint32_t needs, gives;                              // ZG_PROP_* of the main graph
+  zg_run_mode from;                                   // runs in this mode and the ones above it
+  zg_status (*run)(zg_pipeline *p);
+} pass;
+
+static void replace(zg_graph **g, zg_graph *with) {
+  zg_graph_free(*g);
+  *g = with;
+}
+
+static zg_status each_graph(zg_pipeline *p, zg_status (*f)(const zg_graph *, zg_graph **)) {
+  zg_graph **all[] = {&p->main, &p->update, &p->eval};
+  for (size_t i = 0; i < ZG_COUNT(all); i++) {
+    if (!*all[i]) continue;
+    zg_graph *r;
+    ZG_TRY(f(*all[i], &r));
+    replace(all[i], r);
+  }
+  return NULL;
+}
+
+static zg_status opt_simplify(zg_pipeline *p) { return each_graph(p, zg_pass_opt_simplify); }
+static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
+
+static zg_status attach_loss(zg_pipeline *p) {
+  zg_graph *r;
+  ZG_TRY(zg_pass_attach_loss(p->main, p->o.losses, p->o.n_losses, &r));
+  replace(&p->main, r);
+  if (!p->eval) return NULL;
+  ZG_TRY(zg_pass_attach_loss(p->eval, p->o.losses, p->o.n_losses, &r));
+  replace(&p->eval, r);
+  return NULL;
+}
+
+static zg_status lower_autodiff(zg_pipeline *p) {
+  zg_autodiff_options o = {.seed = 1.0 / (double)p->o.micro_steps, .params = true};
+  zg_graph *r;
+  ZG_TRY(zg_pass_lower_autodiff(p->main, &o, &r));
+  replace(&p->main, r);
+  return NULL;
+}
+
+static zg_status split_accumulate(zg_pipeline *p) {
+  if (p->o.micro_steps <= 1) return NULL;
+  zg_graph *micro, *update;
+  ZG_TRY(zg_pass_split_accumulate(p->main, &micro, &update));
+  replace(&p->main, micro);
+  replace(&p->update, update);
+  return NULL;
+}
+
+static zg_status attach_optimizer(zg_pipeline *p) {
+  zg_graph **g = p->update ? &p->update : &p->main, *r;
+  ZG_TRY(zg_pass_attach_optimizer(*g, &p->o.optimizer, &r));
+  replace(g, r);
+  return NULL;
+}
+
+static zg_status lower(zg_pipeline *p) {
+  static const char *const names[] = {"forward", "grad", "step"};
+  p->sched = zg_sched_new();
+  ZG_TRY(zg_lower_graph(p->sched, p->main, p->update ? "micro" : names[p->o.mode]));
+  if (p->update) ZG_TRY(zg_lower_graph(p->sched, p->update, "update"));
+  if (p->eval) ZG_TRY(zg_lower_graph(p->sched, p->eval, "eval"));
+  return p->o.add_workspaces ? p->o.add_workspaces(p->o.device, p->sched) : NULL;
+}
+
+static zg_status plan_memory(zg_pipeline *p) { return zg_pass_plan_memory(p->sched); }
+
+static const pass pipeline[] = {
+    // name             IR     optional needs                          gives            from
+    {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
+    {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},
+    {"lower_autodiff",   false, false, ZG_PROP_LOSS,                    ZG_PROP_GRADS,   ZG_RUN_GRAD,    lower_autodiff},
+    {"split_accumulate", false, false, ZG_PROP_GRADS,                   0,               ZG_RUN_TRAIN,   split_accumulate},
+    {"attach_optimizer", false, false, 0,                               0,               ZG_RUN_TRAIN,   attach_optimizer},
+    {"lower_to_core",    false, false, 0,                               ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_to_core},
+    {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
+    {"lower",            true,  false, ZG_PROP_CORE,                    0,               ZG_RUN_FORWARD, lower},
+    {"plan_memory",      true,  false, 0,                               0,               ZG_RUN_FORWARD, plan_memory},
+};
+
+const char *const *zg_pipeline_pass_names(void) {
+  static const char *names[ZG_COUNT(pipeline) + 1];
+  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) names[i] = pipeline[i].name;
+  return names;
+}
+
+static bool listed(const char *env, const char *name) {
+  const char *list = getenv(env);
+  if (!list) return false;
+  if (!strcmp(list, "all")) return true;
+  size_t n = strlen(name);
+  for (const char *at = strstr(list, name); at; at = strstr(at + 1, name))
+    if ((at == list || at[-1] == ',') && (at[n] == ',' || !at[n])) return true;
+  return false;
+}
+
+static zg_status verify(const zg_pipeline *p, bool on_sched, bool planned) {
+  if (on_sched) return planned ? zg_sched_verify(p->sched) : NULL;
+  const zg_graph *all[] = {p->main, p->update, p->eval};
+  for (size_t i = 0; i < ZG_COUNT(all); i++)
+    if (all[i]) ZG_TRY(zg_graph_verify(all[i]));
+  return NULL;
+}
+
+static zg_status run_pass(zg_pipeline *p, const pass *x) {
+  if (x->needs & ~p->main->props) return zg_error(ZG_INTERNAL, "pass %s: what it requires has not been established", x->name);
+  double t = zg_time_s();
+  ZG_TRY(x->run(p));
+  double ran = zg_time_s() - t;
+  zg_status s = verify(p, x->on_sched, x->run == plan_memory);
+  if (s) return zg_status_prefix(s, "after pass %s: ", x->name);
+  zg_log(2, "pass %-18s %7.1f ms, verified in %.1f ms, %zu nodes", x->name, ran * 1e3, (zg_time_s() - t - ran) * 1e3, p->main->nodes.n);
+  p->stopped_at = x->name;
+  if (listed("ZG_DUMP", x->name)) {
+    zg_str text = {0};
+    zg_pipeline_print(p, &text);
+    fprintf(stderr, "; after %s\n%s", x->name, text.at);
+    zg_str_fini(&text);
+  }
+  return NULL;
+}
+
+static zg_status copy_graph(const zg_graph *g, zg_graph **out) {
+  zg_builder *b = zg_builder_new();
+  zg_val *map = zg_alloc(sizeof *map * g->values.n);
+  for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(b, g, &g->nodes.at[i], map);
+  for (size_t i = 0; i < g->outputs.n; i++) {
+    const zg_output *o = &g->outputs.at[i];
+    zg_builder_output(b, o->kind, o->name, map[o->val.id], map[o->target.id]);
+  }
+  zg_builder_props(b, g->props);
+  zg_free(map);
+  return zg_builder_finish(b, out);
+}
+
+zg_status zg_pipeline_run(const zg_graph *g, const zg_pipeline_options *o, zg_pipeline *out) {
+  zg_status status = NULL;
+  *out = (zg_pipeline){.o = *o};
+  bool found = !o->stop_after || !strcmp(o->stop_after, "import");
+  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) found = found || !strcmp(pipeline[i].name, o->stop_after);
+  if (!found) {
+    const char *near = zg_nearest(o->stop_after, zg_pipeline_pass_names(), ZG_COUNT(pipeline));
+    return zg_error(ZG_INVALID, "no pass is called \"%s\"%s%s%s", o->stop_after, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+  }
+  ZG_TRY_OUT(copy_graph(g, &out->main));
+  if (o->eval && o->mode == ZG_RUN_TRAIN) ZG_TRY_OUT(copy_graph(o->eval, &out->eval));
+  out->stopped_at = "import";
+  for (size_t i = 0; i < ZG_COUNT(pipeline) && !(o->stop_after && !strcmp(o->stop_after, out->stopped_at)); i++) {
+    const pass *x = &pipeline[i];
+    if (o->mode < x->from || (x->optional && listed("ZG_SKIP", x->name))) continue;
+    ZG_TRY_OUT(run_pass(out, x));
+  }
+out:
+  if (status) zg_pipeline_fini(out);
+  return status;
+}
+
+void zg_pipeline_fini(zg_pipeline *p) {
+  zg_graph_free(p->main);
+  zg_graph_free(p->update);
+  zg_graph_free(p->eval);
+  zg_sched_free(p->sched);
+  *p = (zg_pipeline){0};
+}
+
+void zg_pipeline_print(const zg_pipeline *p, zg_str *out) {
+  if (p->sched) {
+    zg_sched_print(p->sched, out);
+    return;
+  }
+  zg_graph_print(p->main, out);
+  if (p->update) zg_graph_print(p->update, out);
+  if (p->eval) zg_graph_print(p->eval, out);
+}

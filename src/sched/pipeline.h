@@ -1,0 +1,37 @@
+// The pipeline: from an imported graph to a planned schedule. One table of passes (pipeline.c) is the program's table of
+// contents; the runner checks each pass's contract, runs it, verifies, times and dumps.
+#pragma once
+#include "graph/pass.h"
+#include "sched/sched.h"
+
+typedef enum { ZG_RUN_FORWARD, ZG_RUN_GRAD, ZG_RUN_TRAIN } zg_run_mode;
+
+typedef struct {
+  zg_run_mode mode;
+  const zg_loss_spec *losses; uint32_t n_losses;      // GRAD, TRAIN
+  zg_opt_spec optimizer;                              // TRAIN
+  int64_t micro_steps;                                // gradient accumulation, >= 1
+  const zg_graph *eval;                               // TRAIN: the model imported for evaluation; adds segment "eval"; may be NULL
+  const char *stop_after;                             // pass name; the IR is then left as that pass made it
+  // Bytes of scratch kernels want on the device that will run them; NULL: none.
+  zg_status (*add_workspaces)(void *device, zg_sched *s);
+  void *device;
+} zg_pipeline_options;
+
+// State that the passes work on. Segments: FORWARD "forward"; GRAD "grad"; TRAIN "step", or with micro_steps > 1 "micro" (each
+// micro-step; input "@first_micro" = 1 in the first) and "update"; with eval, "eval".
+typedef struct {
+  zg_pipeline_options o;
+  zg_graph *main, *update, *eval;                     // owned; update: micro_steps > 1 only
+  zg_sched *sched;                                    // owned; NULL before lowering
+  const char *stopped_at;                             // name of the last pass run
+} zg_pipeline;
+
+// Runs all passes on graph g (borrowed; it is not changed). On failure *out is empty. ZG_LOG=2 tells passes and times;
+// ZG_DUMP=PASS or all prints the IR to stderr; ZG_SKIP=opt_x,opt_y leaves optional passes out.
+zg_status zg_pipeline_run(const zg_graph *g, const zg_pipeline_options *o, zg_pipeline *out);
+void zg_pipeline_fini(zg_pipeline *p);
+// The IR as text, as the last pass left it.
+void zg_pipeline_print(const zg_pipeline *p, zg_str *out);
+// Names of all passes in order; NULL-terminated.
+const char *const *zg_pipeline_pass_names(void);

@@ -1,0 +1,249 @@
+// Sessions: from file and configuration to a program that runs.
+#include "train/session.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "train/session_priv.h"
+
+// ---- run-time access ----------------------------------------------------------------------------------------------
+
+zg_status zg_session_set(zg_session *s, const char *name, double value) {
+  zg_sched *d = zg_session_sched(s);
+  uint32_t buf = zg_sched_find_buf(d, name);
+  if (!buf) return NULL;
+  uint8_t bytes[8];
+  zg_set_f64(d->bufs.at[buf].dtype, bytes, 0, value);
+  return s->device->vt->write(s->program, buf, 0, bytes, zg_dtype_bytes(d->bufs.at[buf].dtype));
+}
+
+static zg_status upload(zg_session *s, const zg_feed *f) {
+  return s->device->vt->write(s->program, f->buf, 0, f->host, zg_type_bytes(&f->type));
+}
+
+static zg_status feed_npz(zg_session *s) {
+  for (size_t i = 0; i < s->feeds.n; i++) {
+    zg_feed *f = &s->feeds.at[i];
+    if (!f->buf) continue;
+    zg_tensor t;
+    ZG_TRY(zg_npz_get(s->inputs, zg__session_array_name(s, f->name), &t));
+    zg_convert(f->type.dtype, f->host, t.type.dtype, t.data, zg_elems(&f->type));
+    ZG_TRY(upload(s, f));
+  }
+  return NULL;
+}
+
+zg_status zg_session_feed(zg_session *s, zg_data *set, uint64_t consumed) {
+  if (s->inputs) return feed_npz(s);
+  zg_data_dst dst[64];
+  size_t n = 0;
+  for (size_t i = 0; i < s->feeds.n; i++) {
+    const zg_feed *f = &s->feeds.at[i];
+    int64_t array = set == s->eval ? f->eval_array : f->array;
+    if (f->buf && array >= 0 && n < ZG_COUNT(dst)) dst[n++] = (zg_data_dst){(size_t)array, f->type.dtype, f->host};
+  }
+  ZG_TRY(zg_data_batch(set, consumed, dst, n));
+  for (size_t i = 0; i < s->feeds.n; i++)
+    if (s->feeds.at[i].buf) ZG_TRY(upload(s, &s->feeds.at[i]));
+  return NULL;
+}
+
+zg_status zg_session_read(zg_session *s, const zg_sched_output *o, void *data) {
+  uint64_t size = zg_dtype_bytes(o->type.dtype);
+  return s->device->vt->read(s->program, o->view.buf, (uint64_t)o->view.offset * size, data, zg_type_bytes(&o->type));
+}
+
+zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind, const char *name, double *out) {
+  const zg_sched_output *o = zg_sched_find_output(zg_session_sched(s), segment, kind, name);
+  *out = NAN;
+  if (!o || zg_elems(&o->type) != 1) return NULL;
+  uint8_t bytes[8];
+  ZG_TRY(zg_session_read(s, o, bytes));
+  *out = zg_get_f64(o->type.dtype, bytes, 0);
+  return NULL;
+}
+
+zg_status zg_session_export(zg_session *s, const char *path) {
+  zg_sched *d = zg_session_sched(s);
+  zg_status status = NULL;
+  uint32_t n = 0;
+  zg_onnx_replacement *r = zg_alloc(sizeof *r * (s->graph->nodes.n + 1));
+  void **owned = zg_alloc(sizeof *owned * (s->graph->nodes.n + 1));
+  uint64_t *bytes = zg_alloc(sizeof *bytes * (s->graph->nodes.n + 1));
+  for (size_t i = 0; i < s->graph->nodes.n; i++) {
+    const zg_node *x = &s->graph->nodes.at[i];
+    if (x->op != &zg_op_param) continue;
+    const zg_param_attr *a = x->attr;
+    uint32_t buf = zg_sched_find_buf(d, a->name);
+    if (a->role == ZG_ROLE_FROZEN || !buf) continue;
+    bytes[n] = zg_type_bytes(&a->type);
+    ZG_TRY_OUT(zg_alloc_big(bytes[n] + 1, &owned[n]));
+    r[n] = (zg_onnx_replacement){(uint32_t)a->source, owned[n]};
+    n++;
+    ZG_TRY_OUT(s->device->vt->read(s->program, buf, 0, owned[n - 1], bytes[n - 1]));
+  }
+  status = zg_onnx_export(s->model, r, n, path);
+out:
+  for (uint32_t i = 0; i < n; i++) zg_free_big(owned[i], bytes[i] + 1);
+  zg_free(owned);
+  zg_free(bytes);
+  zg_free(r);
+  return status;
+}
+
+// ---- weights ------------------------------------------------------------------------------------------------------
+
+static zg_status load_param(zg_session *s, const zg_node *x) {
+  const zg_param_attr *a = x->attr;
+  uint32_t buf = zg_sched_find_buf(zg_session_sched(s), a->name);
+  const void *bytes;
+  if (!buf) return NULL;   // nothing reads it
+  ZG_TRY(zg_onnx_tensor_bytes(s->model, (uint32_t)a->source, &bytes));
+  return s->device->vt->write(s->program, buf, 0, bytes, zg_type_bytes(&a->type));
+}
+
+static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf) {
+  int64_t elems = zg_elems(&a->type), chunk = ZG_MIN(elems, 1 << 16);
+  uint32_t size = zg_dtype_bytes(a->type.dtype);
+  uint8_t *piece = zg_alloc((size_t)chunk * size + 1);
+  zg_status status = NULL;
+  const void *from = NULL;
+  zg_dtype from_dtype = a->type.dtype;
+  if (a->init_from) {
+    zg_val leaf = zg_find_leaf(s->graph, a->init_from);
+    ZG_ASSERT(zg_is(leaf));
+    const zg_param_attr *p = zg_node_of(s->graph, leaf)->attr;
+    from_dtype = p->type.dtype;
+    ZG_TRY_OUT(zg_onnx_tensor_bytes(s->model, (uint32_t)p->source, &from));
+  } else {
+    for (int64_t i = 0; i < chunk; i++) zg_set_f64(a->type.dtype, piece, i, a->init);
+  }
+  for (int64_t at = 0; at < elems; at += chunk) {
+    int64_t n = ZG_MIN(chunk, elems - at);
+    if (from) zg_convert(a->type.dtype, piece, from_dtype, (const uint8_t *)from + at * zg_dtype_bytes(from_dtype), n);
+    ZG_TRY_OUT(s->device->vt->write(s->program, buf, (uint64_t)at * size, piece, (uint64_t)n * size));
+  }
+out:
+  zg_free(piece);
+  return status;
+}
+
+static zg_status load_states(zg_session *s, const zg_graph *g) {
+  for (size_t i = 0; g && i < g->nodes.n; i++) {
+    const zg_node *x = &g->nodes.at[i];
+    if (x->op != &zg_op_state) continue;
+    const zg_state_attr *a = x->attr;
+    uint32_t buf = zg_sched_find_buf(zg_session_sched(s), a->name);
+    if (buf) ZG_TRY(fill_state(s, a, buf));
+  }
+  return NULL;
+}
+
+static zg_status load_weights(zg_session *s) {
+  for (size_t i = 0; i < s->graph->nodes.n; i++)
+    if (s->graph->nodes.at[i].op == &zg_op_param) ZG_TRY(load_param(s, &s->graph->nodes.at[i]));
+  ZG_TRY(load_states(s, s->pipe.main));
+  return load_states(s, s->pipe.update);
+}
+
+// ---- opening ------------------------------------------------------------------------------------------------------
+
+static zg_opt_spec optimizer_spec(zg_session *s) {
+  static const zg_opt_kind kinds[] = {ZG_OPT_SGD, ZG_OPT_ADAM, ZG_OPT_ADAMW, ZG_OPT_LION, ZG_OPT_ADAGRAD, ZG_OPT_LAMB, ZG_OPT_MUON};
+  const zg_config *c = s->cfg;
+  zg_opt_spec o = {.kind = kinds[c->optimizer.type], .lr = c->optimizer.lr, .beta1 = c->optimizer.betas[0],
+                   .beta2 = c->optimizer.betas[1], .eps = c->optimizer.eps, .weight_decay = c->optimizer.weight_decay,
+                   .momentum = c->optimizer.momentum, .dampening = c->optimizer.dampening, .nesterov = c->optimizer.nesterov,
+                   .clip = c->training.gradient_clipping, .n_groups = (uint32_t)c->optimizer.groups.n};
+  zg_opt_group *g = ZG_NEW_N(&s->mem, zg_opt_group, o.n_groups + 1);
+  for (uint32_t i = 0; i < o.n_groups; i++) {
+    const zg_cfg_group *from = &c->optimizer.groups.at[i];
+    g[i] = (zg_opt_group){.lr_scale = isnan(from->lr) || o.lr == 0 ? 1 : from->lr / o.lr,
+                          .weight_decay = isnan(from->weight_decay) ? o.weight_decay : from->weight_decay,
+                          .match = from->match.at, .n_match = (uint32_t)from->match.n};
+  }
+  o.groups = g;
+  return o;
+}
+
+static zg_status add_workspaces(void *device, zg_sched *s) { return zg_exec_add_workspaces(device, s); }
+
+static zg_status run_pipeline(zg_session *s) {
+  zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
+                           .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
+                           .eval = s->eval_graph, .stop_after = s->o.stop_after,
+                           .add_workspaces = add_workspaces, .device = s->device};
+  if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
+  return zg_pipeline_run(s->graph, &o, &s->pipe);
+}
+
+static zg_status open_device(zg_session *s) {
+  const zg_device_vtable *vt = s->o.no_device ? &zg_device_null : &zg_device_cpu;
+  if (!s->o.no_device && s->cfg->device == ZG_CFG_DEVICE_CUDA)
+    return zg_error(ZG_UNSUPPORTED, "device: cuda is not in this build; use device: cpu");
+  return vt->open(s->cfg->threads == ZG_UNSET ? 0 : (int)s->cfg->threads, &s->device);
+}
+
+static zg_status prepare(zg_session *s) {
+  zg_sched *d = zg_session_sched(s);
+  for (size_t i = 0; i < s->feeds.n; i++) {
+    zg_feed *f = &s->feeds.at[i];
+    f->buf = zg_sched_find_buf(d, f->name);
+    if (f->buf && !s->o.no_device) ZG_TRY(zg_alloc_big(zg_type_bytes(&f->type) + 1, &f->host));
+  }
+  if (s->o.no_device) return NULL;
+  ZG_TRY(s->device->vt->prepare(s->device, d, &s->program));
+  return load_weights(s);
+}
+
+static zg_status open_parts(zg_session *s) {
+  const char *path = s->o.model_path ? s->o.model_path : s->cfg->model;
+  if (!path) return zg_error(ZG_INVALID, "no model: name it on the command line, or with `model:` in the configuration");
+  double t0 = zg_time_s();
+  ZG_TRY(zg_onnx_load(path, &s->model));
+  double t1 = zg_time_s();
+  ZG_TRY(zg__session_open_data(s));
+  ZG_TRY(zg__session_import(s));
+  double t2 = zg_time_s();
+  ZG_TRY(open_device(s));
+  ZG_TRY(run_pipeline(s));
+  double t3 = zg_time_s();
+  if (s->pipe.sched && !s->o.stop_after) ZG_TRY(prepare(s));
+  zg_log(1, "load %.0f ms, import %.0f ms, plan %.0f ms, prepare %.0f ms", (t1 - t0) * 1e3, (t2 - t1) * 1e3, (t3 - t2) * 1e3,
+         (zg_time_s() - t3) * 1e3);
+  return NULL;
+}
+
+zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_session **out) {
+  zg_session *s = zg_alloc(sizeof *s);
+  s->cfg = cfg;
+  s->o = *o;
+  zg_status status = open_parts(s);
+  if (status) {
+    zg_session_close(s);
+    return status;
+  }
+  *out = s;
+  return NULL;
+}
+
+void zg_session_close(zg_session *s) {
+  if (!s) return;
+  for (size_t i = 0; i < s->feeds.n; i++)
+    if (s->feeds.at[i].host) zg_free_big(s->feeds.at[i].host, zg_type_bytes(&s->feeds.at[i].type) + 1);
+  if (s->program) s->device->vt->program_free(s->program);
+  if (s->device) s->device->vt->close(s->device);
+  zg_pipeline_fini(&s->pipe);
+  zg_graph_free(s->graph);
+  zg_graph_free(s->eval_graph);
+  zg_data_close(s->train);
+  zg_data_close(s->eval);
+  zg_npz_close(s->inputs);
+  zg_onnx_free(s->model);
+  zg_vec_fini(&s->feeds);
+  zg_vec_fini(&s->losses);
+  zg_arena_fini(&s->mem);
+  zg_free(s);
+}

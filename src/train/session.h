@@ -1,0 +1,59 @@
+// A session: one model made ready to run. Loads the ONNX file, binds its dimensions from the configuration and the data, runs
+// the pipeline, opens the device, loads the weights. All verbs that touch a model start here.
+#pragma once
+#include "exec/exec.h"
+#include "graph/onnx/onnx.h"
+#include "sched/pipeline.h"
+#include "train/config.h"
+#include "train/data.h"
+#include "train/npz.h"
+
+typedef struct {
+  const char *model_path;         // NULL: the configuration's `model`
+  zg_run_mode mode;
+  bool no_data;                   // dims come from the configuration alone; symbols left over take `default_dim`
+  int64_t default_dim;            // 0: a symbol left over is an error
+  const char *inputs_path;        // npz with one batch (run, grad); NULL: data sets of the configuration (train)
+  const char *stop_after;         // pass name (dump); nothing is loaded on a device then
+  bool no_device;                 // plan only: on the null device, weights not read
+} zg_session_options;
+
+// One model input (or label array) and where its bytes come from.
+typedef struct {
+  const char *name;               // graph input
+  zg_type type;
+  uint32_t buf;                   // in the schedule
+  int64_t array, eval_array;      // index in the training and evaluation data sets; -1: none
+  void *host;                     // staging of one batch
+} zg_feed;
+
+typedef struct zg_session {
+  const zg_config *cfg;           // borrowed
+  zg_session_options o;
+  zg_arena mem;
+  zg_onnx_model *model;
+  zg_graph *graph, *eval_graph;   // imported; eval_graph: batch norm and dropout as in evaluation, NULL if there is no eval set
+  zg_pipeline pipe;
+  zg_device *device;
+  zg_program *program;            // NULL with stop_after or no_device
+  zg_data *train, *eval;          // NULL where not configured
+  zg_npz *inputs;                 // inputs_path
+  ZG_VEC(zg_feed) feeds;
+  ZG_VEC(zg_loss_spec) losses;
+} zg_session;
+
+// cfg is borrowed until close. Messages name file, node or key.
+zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_session **out);
+void zg_session_close(zg_session *s);                         // NULL ok
+
+static inline zg_sched *zg_session_sched(const zg_session *s) { return s->pipe.sched; }
+// Sets a run-time scalar input ("@lr") if the schedule has it.
+zg_status zg_session_set(zg_session *s, const char *name, double value);
+// Feeds the batch at a stream position (train or eval set), or the npz given.
+zg_status zg_session_feed(zg_session *s, zg_data *set, uint64_t consumed);
+// Reads a result of the segment just run into `data` (the output's type, contiguous).
+zg_status zg_session_read(zg_session *s, const zg_sched_output *o, void *data);
+// Reads a scalar result (loss, "@grad_norm"); NaN if the schedule has none of that name.
+zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind, const char *name, double *out);
+// Writes the model with the weights that are in the program now.
+zg_status zg_session_export(zg_session *s, const char *path);
