@@ -147,8 +147,10 @@ const zg_op zg_op_transpose = {.name = "transpose", .traits = ZG_CORE | ZG_VIEW,
 // ---- slice, unslice -------------------------------------------------------------------------------------------------
 // Does start + i * step for i < size stay inside [0, dim).
 static bool inside(int64_t start, int64_t step, int64_t size, int64_t dim) {
-  if (size < 0) return false;
-  if (size == 0) return true;
+  // Beyond the dim a step only appears with fewer than two elements, where 1 does as well; so strides cannot overflow.
+  const int64_t most = ZG_MAX(dim, 1);
+  if (size < 0 || step < -most || step > most) return false;
+  if (size == 0) return start >= 0 && start <= dim;
   int64_t reach;
   if (__builtin_mul_overflow(size - 1, step, &reach) || __builtin_add_overflow(reach, start, &reach)) return false;
   return start >= 0 && start < dim && reach >= 0 && reach < dim && (size == 1 || step != 0);
