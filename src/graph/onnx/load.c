@@ -5,6 +5,8 @@
 // is left (names, nodes, shapes; about a per mille of a real model) is unpacked.
 #include "graph/onnx/onnx_priv.h"
 
+enum { NEWEST_OPSET = 28 };   // that the op families were written against (onnx 1.23)
+
 static bool cut_tensor(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag, const uint8_t *at,
                        uint64_t n, zg__rope *out) {
   if (kind != &onnx__tensor_proto__descriptor) return false;   // a sparse tensor holds TensorProtos: they come here
@@ -110,6 +112,9 @@ static zg_status check_versions(zg_onnx_model *m) {
   if (opset && opset < 7)
     return zg_error(ZG_UNSUPPORTED, "opset %lld is too old (7 or newer is read); convert it with onnx.version_converter",
                     (long long)opset);
+  if (opset > NEWEST_OPSET)
+    zg_warn("%s: opset %lld is newer than %d, the newest zgraph knows; its ops are read as if they had not changed", m->path,
+            (long long)opset, NEWEST_OPSET);
   return NULL;
 }
 

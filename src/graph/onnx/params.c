@@ -22,7 +22,7 @@ static const struct { const char *op_type; uint32_t operands; } arguments[] = {
 };
 // Ops that hand their first operand on: a parameter that passes through them is a parameter of what comes behind.
 static const char *const passing[] = {"Identity", "Transpose", "Reshape", "Slice", "Cast", "CastLike", "Squeeze", "Unsqueeze",
-                                      "Flatten", "Expand", "Split", "Gather"};
+                                      "Flatten", "Expand", "Split"};
 enum { SMALL = 64, MAX_HOPS = 16 };   // small: constants of at most so many elements are folded, not kept as params
 
 typedef struct { const Onnx__NodeProto *node; uint32_t operand, next; int func; } use;   // next: index + 1; func -1: main graph
