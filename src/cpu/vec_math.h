@@ -1,7 +1,7 @@
 // Single-precision functions in plain C without branches, so that the compiler makes vector code of loops over them at any
 // instruction-set level, without -ffast-math. Infinities, NaNs, zeros and denormals follow libm. Error bounds, in units in the last
 // place, over all inputs (tests/cpu/math_test.c): exp 1.5, log 1.5, log1p 2.5, tanh 2, erf 3, sigmoid 3, silu 3.5, softplus 4;
-// gelu and gelu_tanh 8 ulp of max(|result|, |x| 2^-6); derivatives 2e-6. Sigmoid and silu give 0 where the result is denormal.
+// gelu and gelu_tanh 10 ulp of max(|result|, |x| 2^-6); derivatives 2e-6. Sigmoid and silu give 0 where the result is denormal.
 #pragma once
 #include <math.h>
 #include <stdint.h>
