@@ -56,8 +56,11 @@ static inline contents contents_new(const zg_sched *s) {
   return c;
 }
 static inline contents contents_copy(const zg_sched *s, contents from) {
-  contents c = contents_new(s);
-  for (size_t i = 1; i < c.n && i < from.n; i++) memcpy(c.at[i], from.at[i], s->bufs.at[i].bytes);
+  contents c = {.at = zg_alloc(sizeof(void *) * (from.n + 1)), .n = from.n};   // workspaces added since are left out
+  for (size_t i = 1; i < c.n; i++) {
+    c.at[i] = zg_alloc(s->bufs.at[i].bytes + 64);
+    memcpy(c.at[i], from.at[i], s->bufs.at[i].bytes);
+  }
   return c;
 }
 static inline void contents_free(contents c) {
