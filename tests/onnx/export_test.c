@@ -5,7 +5,8 @@
 START_TEST(unchanged_is_identical) {
   static const char *const files[] = {"functions", "if_folded", "sparse", "typed", "careless"};
   for (size_t i = 0; i < ZG_COUNT(zoo) + ZG_COUNT(files); i++) {
-    const char *from = i < ZG_COUNT(zoo) ? zoo_file(zoo[i], "model.onnx") : fixture(files[i - ZG_COUNT(zoo)], ".onnx");
+    const char *from =
+        i < ZG_COUNT(zoo) ? zoo_file(zoo[i], "model.onnx") : fixture(files[i - ZG_COUNT(zoo)], ".onnx");
     const char *to = scratch("same.onnx");
     zg_onnx_model *m;
     zg_str a = {0}, b = {0};
@@ -36,7 +37,8 @@ static void round_trip(const char *from, const char *to, uint64_t limit, bool wa
   uint32_t n = zg_onnx_n_tensors(m), n_new = 0;
   zg_onnx_replacement *r = zg_alloc((n + 1) * sizeof *r);
   for (uint32_t i = 0; i < n; i += 2)
-    if (zg_dtype_is_float(zg_onnx_tensor_at(m, i)->type.dtype)) r[n_new++] = (zg_onnx_replacement){i, pattern(zg_onnx_tensor_at(m, i), i)};
+    if (zg_dtype_is_float(zg_onnx_tensor_at(m, i)->type.dtype))
+      r[n_new++] = (zg_onnx_replacement){i, pattern(zg_onnx_tensor_at(m, i), i)};
   ok(zg__onnx_export(m, r, n_new, to, limit));
   ok(zg_onnx_load(to, &again));
   ck_assert_uint_eq(zg_onnx_n_tensors(again), n);
@@ -60,7 +62,8 @@ static void round_trip(const char *from, const char *to, uint64_t limit, bool wa
 }
 
 START_TEST(replaced) {
-  for (size_t i = 0; i < ZG_COUNT(zoo); i++) round_trip(zoo_file(zoo[i], "model.onnx"), scratch("new.onnx"), UINT64_MAX, false);
+  for (size_t i = 0; i < ZG_COUNT(zoo); i++)
+    round_trip(zoo_file(zoo[i], "model.onnx"), scratch("new.onnx"), UINT64_MAX, false);
   round_trip(fixture("typed", ".onnx"), scratch("new.onnx"), UINT64_MAX, false);
   round_trip(fixture("parameters", ".onnx"), scratch("new.onnx"), UINT64_MAX, false);
 }
@@ -72,7 +75,7 @@ START_TEST(to_external_and_back) {
   ck_assert(zg_file_exists(data));
   round_trip(model, scratch("bigger.onnx"), 1000, true);
   round_trip(model, scratch("small.onnx"), UINT64_MAX, false);
-  round_trip(model, model, 1000, true);   // onto itself, while it is mapped
+  round_trip(model, model, 1000, true);  // onto itself, while it is mapped
   round_trip(fixture("external", ".onnx"), scratch("inside.onnx"), UINT64_MAX, false);
 }
 END_TEST

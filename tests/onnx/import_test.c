@@ -1,4 +1,5 @@
-// Import: control flow, functions and sequences against onnxruntime's results; what becomes of each tensor; messages.
+// Import: control flow, functions and sequences against onnxruntime's results; what becomes of each tensor;
+// messages.
 #include "onnx_test.h"
 
 static void open_fixture(setup *s, const char *name) {
@@ -7,8 +8,9 @@ static void open_fixture(setup *s, const char *name) {
   ok(zg_npz_open(fixture(name, ".npz"), &s->data));
 }
 
-static const char *const models[] = {"functions", "if_folded", "loop", "scan", "sequences", "typed", "sparse", "external", "careless",
-                                     "minus_dim", "half", "parameters", "side_branch"};
+static const char *const models[] = {"functions", "if_folded",  "loop",       "scan",     "sequences",
+                                     "typed",     "sparse",     "external",   "careless", "minus_dim",
+                                     "half",      "parameters", "side_branch"};
 
 START_TEST(values) {
   setup s;
@@ -20,7 +22,8 @@ START_TEST(values) {
 }
 END_TEST
 
-// ---- parameters ---------------------------------------------------------------------------------------------------------
+// ---- parameters
+// ---------------------------------------------------------------------------------------------------------
 static const zg_param_attr *param(const zg_graph *g, const char *name) {
   zg_val v = zg_find_leaf(g, name);
   return zg_is_op(g, v, &zg_op_param) ? zg_node_of(g, v)->attr : NULL;
@@ -46,7 +49,8 @@ START_TEST(roles) {
   has_role(s.g, "running_var", ZG_ROLE_RUNNING, "running variance");
   has_role(s.g, "frozen_const", ZG_ROLE_FROZEN, "Constant node");
   static const char *const consts[] = {"const_rank0", "const_one_arith", "const_small", "const_int"};
-  for (size_t i = 0; i < ZG_COUNT(consts); i++) ck_assert_msg(!param(s.g, consts[i]), "%s is a param", consts[i]);
+  for (size_t i = 0; i < ZG_COUNT(consts); i++)
+    ck_assert_msg(!param(s.g, consts[i]), "%s is a param", consts[i]);
   done(&s);
 }
 END_TEST
@@ -55,7 +59,8 @@ START_TEST(globs) {
   setup s;
   static const char *const trainable[] = {"train_*", "frozen_const"}, *const frozen[] = {"*_mm"};
   open_fixture(&s, "parameters");
-  ok(import_with(&s, (zg_import_options){.trainable = trainable, .n_trainable = 2, .frozen = frozen, .n_frozen = 1}));
+  ok(import_with(
+      &s, (zg_import_options){.trainable = trainable, .n_trainable = 2, .frozen = frozen, .n_frozen = 1}));
   has_role(s.g, "train_wt", ZG_ROLE_TRAINABLE, "train_*");
   has_role(s.g, "train_mm", ZG_ROLE_FROZEN, "*_mm");
   has_role(s.g, "frozen_const", ZG_ROLE_TRAINABLE, "named");
@@ -80,7 +85,8 @@ START_TEST(half_weights_stay_half) {
 }
 END_TEST
 
-// ---- dims -----------------------------------------------------------------------------------------------------------------
+// ---- dims
+// -----------------------------------------------------------------------------------------------------------------
 static zg_status import_file(const char *path, const zg_import_options *o, zg_type *first_input) {
   zg_onnx_model *m;
   zg_graph *g = NULL;
@@ -109,17 +115,28 @@ START_TEST(dims) {
   ok(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, &t));
   ck_assert_int_eq(t.dim[0], 7);
   given.dim[1] = 63;
-  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, NULL), ZG_INVALID,
-        "dim 1 is 64 in the model, the data give f32[7,63]");
+  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1},
+                    NULL),
+        ZG_INVALID, "dim 1 is 64 in the model, the data give f32[7,63]");
   given = zg_type_make(ZG_F32, 3, d);
-  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1}, NULL), ZG_INVALID, "2 dims");
+  fails(import_file(path, &(zg_import_options){.input_types = &given, .input_names = &name, .n_inputs = 1},
+                    NULL),
+        ZG_INVALID, "2 dims");
 }
 END_TEST
 
 START_TEST(messages) {
-  static const struct { const char *file; zg_code code; const char *part[2]; } bad[] = {
-      {"bad_op", ZG_UNSUPPORTED, {"node \"f0\" (Frobnicate, domain \"ai.onnx\", opset 20)", "cut this part off"}},
-      {"bad_domain", ZG_UNSUPPORTED, {"node \"f1\" (FusedThing, domain \"com.acme\", opset 1)", "model-local function"}},
+  static const struct {
+    const char *file;
+    zg_code code;
+    const char *part[2];
+  } bad[] = {
+      {"bad_op",
+       ZG_UNSUPPORTED,
+       {"node \"f0\" (Frobnicate, domain \"ai.onnx\", opset 20)", "cut this part off"}},
+      {"bad_domain",
+       ZG_UNSUPPORTED,
+       {"node \"f1\" (FusedThing, domain \"com.acme\", opset 1)", "model-local function"}},
       {"bad_cycle", ZG_INVALID, {"cycle", "c"}},
       {"bad_name", ZG_INVALID, {"node \"a0\" (Add-20)", "\"nowhere\""}},
       {"bad_twice", ZG_INVALID, {"\"y\" is made by two nodes", "n0"}},
@@ -131,8 +148,10 @@ START_TEST(messages) {
   for (size_t i = 0; i < ZG_COUNT(bad); i++) {
     for (int k = 0; k < 2; k++) {
       zg_status s = import_file(fixture(bad[i].file, ".onnx"), &(zg_import_options){.default_dim = 2}, NULL);
-      if (s && !k) ck_assert_msg(strstr(zg_status_message(s), bad[i].file) != NULL, "file is not named: %s", zg_status_message(s));
-      if (!s && !strcmp(bad[i].file, "bad_tensor")) {   // a weight's bytes are read when they are asked for
+      if (s && !k)
+        ck_assert_msg(strstr(zg_status_message(s), bad[i].file) != NULL, "file is not named: %s",
+                      zg_status_message(s));
+      if (!s && !strcmp(bad[i].file, "bad_tensor")) {  // a weight's bytes are read when they are asked for
         zg_onnx_model *m;
         const void *p;
         ok(zg_onnx_load(fixture(bad[i].file, ".onnx"), &m));

@@ -27,7 +27,7 @@ START_TEST(signature) {
   zg_onnx_free(m);
   ok(zg_onnx_load(zoo_file("skl_mlp", "model.onnx"), &m));
   in = zg_onnx_inputs(m, &n);
-  ck_assert_str_eq(in[0].dim[0].symbol, "X_dim0");   // a dim of 0 is an unnamed symbol
+  ck_assert_str_eq(in[0].dim[0].symbol, "X_dim0");  // a dim of 0 is an unnamed symbol
   zg_onnx_free(m);
 }
 END_TEST
@@ -51,7 +51,8 @@ static double element(zg_onnx_model *m, const char *name, int64_t i) {
 START_TEST(typed_fields) {
   zg_onnx_model *m;
   ok(zg_onnx_load(fixture("typed", ".onnx"), &m));
-  static const char *const is_signed[] = {"float", "double", "float16", "bfloat16", "int8", "int16", "int32", "int64"};
+  static const char *const is_signed[] = {"float", "double", "float16", "bfloat16",
+                                          "int8",  "int16",  "int32",   "int64"};
   static const char *const is_unsigned[] = {"uint8", "uint16", "uint32", "uint64"};
   for (size_t i = 0; i < ZG_COUNT(is_signed); i++) ck_assert_double_eq(element(m, is_signed[i], 1), -3);
   for (size_t i = 0; i < ZG_COUNT(is_unsigned); i++) ck_assert_double_eq(element(m, is_unsigned[i], 1), 200);
@@ -65,7 +66,8 @@ END_TEST
 START_TEST(sparse) {
   zg_onnx_model *m;
   ok(zg_onnx_load(fixture("sparse", ".onnx"), &m));
-  static const double w[12] = {1.5, 0, 0, 0, -2, 0, 0, 0, 0, 0, 0, 4}, k[12] = {0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5};
+  static const double w[12] = {1.5, 0, 0, 0, -2, 0, 0, 0, 0, 0, 0, 4},
+                      k[12] = {0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5};
   for (int i = 0; i < 12; i++) {
     ck_assert_double_eq(element(m, "w", i), w[i]);
     ck_assert_double_eq(element(m, "k", i), k[i]);
@@ -75,7 +77,11 @@ START_TEST(sparse) {
 END_TEST
 
 START_TEST(external_data) {
-  static const struct { const char *file; zg_code code; const char *part; } bad[] = {
+  static const struct {
+    const char *file;
+    zg_code code;
+    const char *part;
+  } bad[] = {
       {"external_parent", ZG_INVALID, "outside of the model's folder"},
       {"external_absolute", ZG_INVALID, "outside of the model's folder"},
       {"external_link", ZG_INVALID, "leaves the model's folder"},
@@ -88,11 +94,12 @@ START_TEST(external_data) {
   const void *w, *b;
   ok(zg_onnx_tensor_bytes(m, 0, &w));
   ok(zg_onnx_tensor_bytes(m, 1, &b));
-  ck_assert_int_eq((const char *)b - (const char *)w, 8 * 16 * 4 + 4);   // both in one mapping, 4 bytes between
+  ck_assert_int_eq((const char *)b - (const char *)w,
+                   8 * 16 * 4 + 4);  // both in one mapping, 4 bytes between
   zg_onnx_free(m);
   for (size_t i = 0; i < ZG_COUNT(bad); i++) {
     const void *p;
-    ok(zg_onnx_load(fixture(bad[i].file, ".onnx"), &m));   // absent data are fine until they are asked for
+    ok(zg_onnx_load(fixture(bad[i].file, ".onnx"), &m));  // absent data are fine until they are asked for
     zg_status s = zg_onnx_tensor_bytes(m, 0, &p);
     if (!s) s = zg_onnx_tensor_bytes(m, 1, &p);
     fails(s, bad[i].code, bad[i].part);
@@ -105,9 +112,14 @@ START_TEST(refused) {
   fails(load(fixture("bad_ir", ".onnx")), ZG_UNSUPPORTED, "IR version 2");
   fails(load(fixture("bad_opset", ".onnx")), ZG_UNSUPPORTED, "opset 6");
   fails(load(fixture("no_such_file", ".onnx")), ZG_NOT_FOUND, "no_such_file.onnx");
-  static const struct { const char *text, *part; } other[] = {
-      {"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"}, {"PK\003\004....", "zip"},
-      {"<!DOCTYPE html>", "HTML"}, {"", "empty"}, {"random text that is no model", "no ONNX model"},
+  static const struct {
+    const char *text, *part;
+  } other[] = {
+      {"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"},
+      {"PK\003\004....", "zip"},
+      {"<!DOCTYPE html>", "HTML"},
+      {"", "empty"},
+      {"random text that is no model", "no ONNX model"},
   };
   for (size_t i = 0; i < ZG_COUNT(other); i++) {
     const char *path = scratch("other.onnx");
@@ -119,7 +131,8 @@ START_TEST(refused) {
 }
 END_TEST
 
-// ---- hostile files ------------------------------------------------------------------------------------------------------
+// ---- hostile files
+// ------------------------------------------------------------------------------------------------------
 static uint32_t seed = 12345;
 static uint32_t next_random(void) { return seed = seed * 1664525u + 1013904223u, seed >> 8; }
 
@@ -132,7 +145,8 @@ static bool survives(const char *path) {
   if (!loaded) return false;
   for (uint32_t i = 0; i < zg_onnx_n_tensors(m); i++) {
     const void *p;
-    if (zg_type_bytes(&zg_onnx_tensor_at(m, i)->type) < 1 << 24) zg_status_free(zg_onnx_tensor_bytes(m, i, &p));
+    if (zg_type_bytes(&zg_onnx_tensor_at(m, i)->type) < 1 << 24)
+      zg_status_free(zg_onnx_tensor_bytes(m, i, &p));
   }
   zg_graph *g = NULL;
   zg_status_free(zg_onnx_import(m, &(zg_import_options){.default_dim = 2}, &g));
@@ -141,7 +155,8 @@ static bool survives(const char *path) {
   return true;
 }
 
-static const char *const victims[] = {"functions", "loop", "if_folded", "sequences", "sparse", "typed", "parameters"};
+static const char *const victims[] = {"functions", "loop",  "if_folded", "sequences",
+                                      "sparse",    "typed", "parameters"};
 
 START_TEST(truncated) {
   const char *path = scratch("cut.onnx");
@@ -155,7 +170,8 @@ START_TEST(truncated) {
       write_file(path, all.at, n);
       n_loaded += survives(path);
     }
-    ck_assert_int_lt(n_loaded, n_cut / 4);   // a cut between two fields of the model can go unseen, others may not
+    ck_assert_int_lt(n_loaded,
+                     n_cut / 4);  // a cut between two fields of the model can go unseen, others may not
     zg_str_fini(&all);
   }
   quiet(false);
@@ -188,7 +204,7 @@ START_TEST(random_bytes) {
   uint8_t b[512];
   for (int k = 0; k < 300; k++) {
     for (size_t i = 0; i < sizeof b; i++) b[i] = (uint8_t)next_random();
-    if (k % 2) b[0] = 0x3a;   // field 7, the graph
+    if (k % 2) b[0] = 0x3a;  // field 7, the graph
     write_file(path, b, next_random() % sizeof b);
     survives(path);
   }
@@ -199,7 +215,8 @@ END_TEST
 START_TEST(deep_nesting) {
   const char *path = scratch("deep.onnx");
   zg_str s = {0};
-  static const uint8_t tags[3] = {0x0a, 0x2a, 0x32};   // GraphProto.node, NodeProto.attribute, AttributeProto.g
+  static const uint8_t tags[3] = {0x0a, 0x2a,
+                                  0x32};  // GraphProto.node, NodeProto.attribute, AttributeProto.g
   for (int k = 0; k < 3000; k++) {
     zg_str outer = {0};
     uint8_t head[6] = {tags[(3001 - k) % 3]};
@@ -213,7 +230,7 @@ START_TEST(deep_nesting) {
     zg_str_fini(&s);
     s = outer;
   }
-  s.at[0] = 0x3a;   // ModelProto.graph
+  s.at[0] = 0x3a;  // ModelProto.graph
   write_file(path, s.at, s.n);
   zg_str_fini(&s);
   fails(load(path), ZG_CORRUPT, "nested too deeply");

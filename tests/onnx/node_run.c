@@ -1,5 +1,6 @@
-// Runs models with stored inputs and outputs: node_run MODEL.onnx... ; beside each MODEL.onnx lies MODEL.npz with in/NAME and
-// out/NAME. Prints one line a model: "MODEL PASS", or REFUSED, WRONG or CRASH with the reason. For node_test.py.
+// Runs models with stored inputs and outputs: node_run MODEL.onnx... ; beside each MODEL.onnx lies MODEL.npz
+// with in/NAME and out/NAME. Prints one line a model: "MODEL PASS", or REFUSED, WRONG or CRASH with the
+// reason. For node_test.py.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,10 @@
 #include "graph/onnx/onnx.h"
 #include "train/npz.h"
 
-typedef struct { zg_onnx_model *m; zg_npz *data; } feed;
+typedef struct {
+  zg_onnx_model *m;
+  zg_npz *data;
+} feed;
 
 static void die(const char *what, const char *why) {
   printf("%s %s\n", what, why);
@@ -26,9 +30,9 @@ static zg_tensor leaf(void *user, const zg_node *n) {
   feed *f = user;
   char key[512];
   zg_tensor from;
-  const zg_input_attr *in = n->attr;      // both attribute structs begin with name and type
+  const zg_input_attr *in = n->attr;  // both attribute structs begin with name and type
   zg_tensor to = {.type = in->type};
-  need(zg_alloc_big(zg_type_bytes(&to.type) + 1, &to.data), "WRONG");   // lives until the child process ends
+  need(zg_alloc_big(zg_type_bytes(&to.type) + 1, &to.data), "WRONG");  // lives until the child process ends
   if (n->op == &zg_op_param) {
     const void *bytes;
     need(zg_onnx_tensor_bytes(f->m, (uint32_t)((const zg_param_attr *)n->attr)->source, &bytes), "WRONG");
@@ -55,7 +59,9 @@ static zg_graph *import(feed *f) {
     types[k++] = *zg_npz_type(f->data, (size_t)at);
   }
   zg_graph *g;
-  need(zg_onnx_import(f->m, &(zg_import_options){.input_types = types, .input_names = names, .n_inputs = k}, &g), "REFUSED");
+  need(zg_onnx_import(f->m, &(zg_import_options){.input_types = types, .input_names = names, .n_inputs = k},
+                      &g),
+       "REFUSED");
   need(zg_graph_verify(g), "WRONG");
   return g;
 }

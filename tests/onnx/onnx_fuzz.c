@@ -1,5 +1,7 @@
-// libFuzzer target: any bytes as a model. Load, read every tensor, import, export: a status or a result, never a crash.
-//   meson setup build-fuzz -Dfuzz=true -Db_lundef=false (clang); build-fuzz/tests/onnx/fuzz_onnx CORPUS tests/onnx/fixtures
+// libFuzzer target: any bytes as a model. Load, read every tensor, import, export: a status or a result,
+// never a crash.
+//   meson setup build-fuzz -Dfuzz=true -Db_lundef=false (clang); build-fuzz/tests/onnx/fuzz_onnx CORPUS
+//   tests/onnx/fixtures
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -19,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   if (!s) {
     for (uint32_t i = 0; i < zg_onnx_n_tensors(m); i++) {
       const void *p;
-      if (zg_type_bytes(&zg_onnx_tensor_at(m, i)->type) < 1 << 20) zg_status_free(zg_onnx_tensor_bytes(m, i, &p));
+      if (zg_type_bytes(&zg_onnx_tensor_at(m, i)->type) < 1 << 20)
+        zg_status_free(zg_onnx_tensor_bytes(m, i, &p));
     }
     zg_graph *g = NULL;
     s = zg_onnx_import(m, &(zg_import_options){.default_dim = 2}, &g);

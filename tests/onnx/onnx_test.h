@@ -1,4 +1,5 @@
-// Shared by the tests of this folder: fixtures, evaluation of an imported graph, comparison with stored arrays.
+// Shared by the tests of this folder: fixtures, evaluation of an imported graph, comparison with stored
+// arrays.
 #pragma once
 #include <math.h>
 
@@ -24,9 +25,11 @@ static inline const char *zoo_file(const char *name, const char *file) {
 }
 
 static const char *const zoo[] = {
-    "flax_mlp", "hf_bert_tiny", "hf_gpt2_raw", "hf_gpt2_tiny", "hf_llama_tiny", "hf_vit_tiny", "jax_transformer", "keras_cnn",
-    "keras_mlp", "nanogpt_tiny", "paddle_mlp", "skl_mlp", "torch_cnn_digits", "torch_cnn_digits_ts", "torch_lstm_lm",
-    "torch_mlp_digits", "torch_resnet_small",
+    "flax_mlp",           "hf_bert_tiny",        "hf_gpt2_raw",     "hf_gpt2_tiny",
+    "hf_llama_tiny",      "hf_vit_tiny",         "jax_transformer", "keras_cnn",
+    "keras_mlp",          "nanogpt_tiny",        "paddle_mlp",      "skl_mlp",
+    "torch_cnn_digits",   "torch_cnn_digits_ts", "torch_lstm_lm",   "torch_mlp_digits",
+    "torch_resnet_small",
 };
 
 // An imported model and the arrays it is fed with.
@@ -34,8 +37,8 @@ typedef struct {
   zg_onnx_model *m;
   zg_graph *g;
   zg_npz *data;
-  const char *prefix;   // of the inputs' names in `data`
-  bool batches;         // arrays have a leading axis of micro-batches; the first is used
+  const char *prefix;  // of the inputs' names in `data`
+  bool batches;        // arrays have a leading axis of micro-batches; the first is used
   void *owned[1024];
   uint64_t n_owned[1024];
   int n;
@@ -73,7 +76,7 @@ static inline zg_tensor leaf(void *user, const zg_node *n) {
     const zg_input_attr *a = n->attr;
     zg_tensor from = input_array(s, a->name);
     ck_assert(zg_same_shape(&from.type, &a->type));
-    zg_tensor to = copied(s, a->type, NULL);   // what feeds an input converts to the model's element type
+    zg_tensor to = copied(s, a->type, NULL);  // what feeds an input converts to the model's element type
     zg_convert(a->type.dtype, to.data, from.type.dtype, from.data, zg_elems(&a->type));
     return to;
   }
@@ -119,12 +122,14 @@ static inline int compare_outputs(setup *s, zg_npz *want, double tolerance) {
     snprintf(key, sizeof key, "out/%s", o->name);
     if (o->kind != ZG_OUT_VALUE || zg_npz_find(want, key) < 0) continue;
     ok(zg_npz_get(want, key, &w));
-    ck_assert_msg(zg_same_shape(&w.type, &out[i].type), "%s: %s, want %s", key, zg_type_text(&out[i].type), zg_type_text(&w.type));
+    ck_assert_msg(zg_same_shape(&w.type, &out[i].type), "%s: %s, want %s", key, zg_type_text(&out[i].type),
+                  zg_type_text(&w.type));
     double top = 1e-6, worst = 0;
-    for (int64_t k = 0; k < zg_elems(&w.type); k++) top = fmax(top, fabs(zg_get_f64(w.type.dtype, w.data, k)));
+    for (int64_t k = 0; k < zg_elems(&w.type); k++)
+      top = fmax(top, fabs(zg_get_f64(w.type.dtype, w.data, k)));
     for (int64_t k = 0; k < zg_elems(&w.type); k++) {
       double d = fabs(zg_get_f64(w.type.dtype, w.data, k) - zg_get_f64(out[i].type.dtype, out[i].data, k));
-      worst = d <= worst ? worst : d;   // a NaN stays
+      worst = d <= worst ? worst : d;  // a NaN stays
     }
     ck_assert_msg(worst <= tolerance * top, "%s: off by %g of %g", key, worst, top);
     n++;

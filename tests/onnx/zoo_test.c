@@ -1,4 +1,5 @@
-// The zoo: each model imports, is trained where the reference trains, and computes what the reference computes.
+// The zoo: each model imports, is trained where the reference trains, and computes what the reference
+// computes.
 #include "onnx_test.h"
 
 // The globs of hf_llama_tiny's case.yaml; the other cases have none.
@@ -6,8 +7,10 @@ static const char *const llama_frozen[] = {"*inv_freq*", "unsqueeze_14", "unsque
 
 static zg_import_options options(const char *name) {
   bool llama = !strcmp(name, "hf_llama_tiny");
-  bool train = !strcmp(name, "torch_cnn_digits") || !strcmp(name, "torch_cnn_digits_ts") || !strcmp(name, "torch_resnet_small");
-  return (zg_import_options){.batch_norm_train = train, .frozen = llama_frozen, .n_frozen = llama ? ZG_COUNT(llama_frozen) : 0};
+  bool train = !strcmp(name, "torch_cnn_digits") || !strcmp(name, "torch_cnn_digits_ts") ||
+               !strcmp(name, "torch_resnet_small");
+  return (zg_import_options){
+      .batch_norm_train = train, .frozen = llama_frozen, .n_frozen = llama ? ZG_COUNT(llama_frozen) : 0};
 }
 
 static zg_npz *open_case(setup *s, const char *name) {
@@ -31,7 +34,8 @@ START_TEST(trainable) {
     const zg_param_attr *a = n->attr;
     if (n->op != &zg_op_param || a->role != ZG_ROLE_TRAINABLE) continue;
     snprintf(key, sizeof key, "grad/%s", a->name);
-    ck_assert_msg(zg_npz_find(ref, key) >= 0, "%s: %s is trained (%s), not in the reference", zoo[_i], a->name, a->reason);
+    ck_assert_msg(zg_npz_find(ref, key) >= 0, "%s: %s is trained (%s), not in the reference", zoo[_i],
+                  a->name, a->reason);
     ck_assert_msg(a->reason && *a->reason, "%s has no reason", a->name);
     n_have++;
   }

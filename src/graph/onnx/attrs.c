@@ -1,14 +1,17 @@
-// The node view of op.h: attributes, constant operands, messages. Attributes of nodes in functions may refer to attributes
-// of the call (ref_attr_name).
+// The node view of op.h: attributes, constant operands, messages. Attributes of nodes in functions may refer
+// to attributes of the call (ref_attr_name).
 #include "graph/onnx/onnx_priv.h"
 
-static const struct { int32_t onnx; zg_dtype zg; } dtypes[] = {
-    {ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT, ZG_F32},     {ONNX__TENSOR_PROTO__DATA_TYPE__DOUBLE, ZG_F64},
-    {ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT16, ZG_F16},   {ONNX__TENSOR_PROTO__DATA_TYPE__BFLOAT16, ZG_BF16},
-    {ONNX__TENSOR_PROTO__DATA_TYPE__INT8, ZG_I8},       {ONNX__TENSOR_PROTO__DATA_TYPE__INT16, ZG_I16},
-    {ONNX__TENSOR_PROTO__DATA_TYPE__INT32, ZG_I32},     {ONNX__TENSOR_PROTO__DATA_TYPE__INT64, ZG_I64},
-    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT8, ZG_U8},      {ONNX__TENSOR_PROTO__DATA_TYPE__UINT16, ZG_U16},
-    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT32, ZG_U32},    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT64, ZG_U64},
+static const struct {
+  int32_t onnx;
+  zg_dtype zg;
+} dtypes[] = {
+    {ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT, ZG_F32},   {ONNX__TENSOR_PROTO__DATA_TYPE__DOUBLE, ZG_F64},
+    {ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT16, ZG_F16}, {ONNX__TENSOR_PROTO__DATA_TYPE__BFLOAT16, ZG_BF16},
+    {ONNX__TENSOR_PROTO__DATA_TYPE__INT8, ZG_I8},     {ONNX__TENSOR_PROTO__DATA_TYPE__INT16, ZG_I16},
+    {ONNX__TENSOR_PROTO__DATA_TYPE__INT32, ZG_I32},   {ONNX__TENSOR_PROTO__DATA_TYPE__INT64, ZG_I64},
+    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT8, ZG_U8},    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT16, ZG_U16},
+    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT32, ZG_U32},  {ONNX__TENSOR_PROTO__DATA_TYPE__UINT64, ZG_U64},
     {ONNX__TENSOR_PROTO__DATA_TYPE__BOOL, ZG_BOOL},
 };
 
@@ -21,8 +24,10 @@ zg_status zg_onnx_dtype(int64_t onnx_type, zg_dtype *out) {
   const ProtobufCEnumValue *v = NULL;
   if (onnx_type >= 0 && onnx_type < 1000)
     v = protobuf_c_enum_descriptor_get_value(&onnx__tensor_proto__data_type__descriptor, (int)onnx_type);
-  return zg_error(ZG_UNSUPPORTED, "element type %s (%lld) is not supported; zgraph computes with floats of 16 to 64 bits, "
-                  "integers of 8 to 64 bits and bool", v ? v->name : "unknown", (long long)onnx_type);
+  return zg_error(ZG_UNSUPPORTED,
+                  "element type %s (%lld) is not supported; zgraph computes with floats of 16 to 64 bits, "
+                  "integers of 8 to 64 bits and bool",
+                  v ? v->name : "unknown", (long long)onnx_type);
 }
 
 static const Onnx__AttributeProto *find(Onnx__AttributeProto *const *at, size_t n, const char *name) {
@@ -34,7 +39,7 @@ static const Onnx__AttributeProto *find(Onnx__AttributeProto *const *at, size_t 
 const Onnx__AttributeProto *zg__attr(const Onnx__NodeProto *n, const zg__frame *f, const char *name) {
   const Onnx__AttributeProto *a = find(n->attribute, n->n_attribute, name);
   while (a && a->ref_attr_name && *a->ref_attr_name) {
-    if (!f->func) return NULL;   // a reference outside of a function means nothing
+    if (!f->func) return NULL;  // a reference outside of a function means nothing
     const char *ref = a->ref_attr_name;
     const zg__frame *at = f;
     a = find(at->call->attribute, at->call->n_attribute, ref);
@@ -75,7 +80,9 @@ bool zg_onnx_ints(const zg_onnx_node *n, const char *attr, zg_ints *out) {
   const Onnx__AttributeProto *a = get(n, attr);
   if (!a) return false;
   if (!a->n_ints && a->has_i) *out = (zg_ints){1, zg_arena_copy(zg_builder_arena(n->b), &a->i, sizeof a->i)};
-  else *out = (zg_ints){(int64_t)a->n_ints, zg_arena_copy(zg_builder_arena(n->b), a->ints, a->n_ints * sizeof *a->ints)};
+  else
+    *out = (zg_ints){(int64_t)a->n_ints,
+                     zg_arena_copy(zg_builder_arena(n->b), a->ints, a->n_ints * sizeof *a->ints)};
   return true;
 }
 
@@ -119,8 +126,10 @@ zg_status zg_onnx_const_ints(const zg_onnx_node *n, uint32_t i, zg_ints *out) {
   zg_tensor t;
   if (!zg_is(v)) return zg_onnx_error(n, ZG_INVALID, "input %u is missing", i);
   if (!zg_b_const(n->b, v, &t))
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "input %u (%s) must be known before training starts, but depends on the data; "
-                         "export the model with fixed sizes there", i, zg_type_text(zg_b_type(n->b, v)));
+    return zg_onnx_error(n, ZG_UNSUPPORTED,
+                         "input %u (%s) must be known before training starts, but depends on the data; "
+                         "export the model with fixed sizes there",
+                         i, zg_type_text(zg_b_type(n->b, v)));
   int64_t count = zg_elems(&t.type);
   int64_t *at = ZG_NEW_N(zg_builder_arena(n->b), int64_t, count + 1);
   for (int64_t k = 0; k < count; k++) at[k] = zg_get_i64(t.type.dtype, t.data, k);
@@ -128,7 +137,8 @@ zg_status zg_onnx_const_ints(const zg_onnx_node *n, uint32_t i, zg_ints *out) {
   return NULL;
 }
 
-zg_status zg__onnx_error(const zg_onnx_node *n, zg_code code, const char *file, int line, const char *fmt, ...) {
+zg_status zg__onnx_error(const zg_onnx_node *n, zg_code code, const char *file, int line, const char *fmt,
+                         ...) {
   va_list ap;
   va_start(ap, fmt);
   zg_status s = zg__status_vmake(code, file, line, fmt, ap);

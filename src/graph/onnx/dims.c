@@ -1,8 +1,9 @@
 // Signatures, and the binding of their symbols to numbers.
 //
-// A dimension is a number or a symbol. Exporters are careless with names: a dimension may be called "", "-1" or "0", be 0 or
-// -1, and one size often has several names. What the data give is therefore bound by position: a known input type fixes the
-// dims of that input, and, where those are named, the symbols elsewhere too.
+// A dimension is a number or a symbol. Exporters are careless with names: a dimension may be called "", "-1"
+// or "0", be 0 or -1, and one size often has several names. What the data give is therefore bound by
+// position: a known input type fixes the dims of that input, and, where those are named, the symbols
+// elsewhere too.
 #include <errno.h>
 #include <stdlib.h>
 
@@ -16,13 +17,15 @@ static bool numeric_name(const char *s, int64_t *out) {
   return *s && !*end && !errno;
 }
 
-static zg_sym_dim sym_dim(zg_onnx_model *m, const char *input, uint32_t i, const Onnx__TensorShapeProto__Dimension *d) {
+static zg_sym_dim sym_dim(zg_onnx_model *m, const char *input, uint32_t i,
+                          const Onnx__TensorShapeProto__Dimension *d) {
   int64_t v = 0;
   if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
     v = d->dim_value;
   } else if (d->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM) {
     const char *name = zg__str(d->dim_param);
-    if (*name && strcmp(name, "?") && !numeric_name(name, &v)) return (zg_sym_dim){-1, zg_arena_str(&m->mem, name)};
+    if (*name && strcmp(name, "?") && !numeric_name(name, &v))
+      return (zg_sym_dim){-1, zg_arena_str(&m->mem, name)};
   }
   if (v > 0) return (zg_sym_dim){v, NULL};
   return (zg_sym_dim){-1, zg_arena_printf(&m->mem, "%s_dim%u", input, i)};
@@ -30,7 +33,8 @@ static zg_sym_dim sym_dim(zg_onnx_model *m, const char *input, uint32_t i, const
 
 zg_status zg__signature(zg_onnx_model *m, const Onnx__ValueInfoProto *v, zg_signature *out) {
   *out = (zg_signature){.name = zg_arena_str(&m->mem, zg__str(v->name))};
-  if (!v->type || v->type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !v->type->tensor_type) return NULL;
+  if (!v->type || v->type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !v->type->tensor_type)
+    return NULL;
   const Onnx__TypeProto__Tensor *t = v->type->tensor_type;
   zg_status s = zg_onnx_dtype(t->elem_type, &out->dtype);
   if (s) {
@@ -58,7 +62,8 @@ const char *zg__why_unknown(const Onnx__ValueInfoProto *v) {
   zg_status s = zg_onnx_dtype(t ? t->elem_type : 0, &d);
   bool bad = s != NULL;
   zg_status_free(s);
-  if (bad) return "has an element type that zgraph does not compute with (string, complex, sub-byte or 8-bit float)";
+  if (bad)
+    return "has an element type that zgraph does not compute with (string, complex, sub-byte or 8-bit float)";
   if (t->shape && t->shape->n_dim > ZG_MAX_RANK) return "has more than 8 dims";
   return "has no shape";
 }
@@ -76,15 +81,16 @@ static zg_status bind_from_data(zg__import *im, const zg_signature *s, const zg_
                     zg_type_text(t));
   for (uint32_t i = 0; i < s->rank; i++) {
     if (s->dim[i].value >= 0 && s->dim[i].value != t->dim[i])
-      return zg_error(ZG_INVALID, "input \"%s\": dim %u is %lld in the model, the data give %s; feed that size or export "
-                      "the model with a dynamic dim", s->name, i, (long long)s->dim[i].value, zg_type_text(t));
+      return zg_error(ZG_INVALID,
+                      "input \"%s\": dim %u is %lld in the model, the data give %s; feed that size or export "
+                      "the model with a dynamic dim",
+                      s->name, i, (long long)s->dim[i].value, zg_type_text(t));
     if (s->dim[i].value >= 0) continue;
     uint64_t old;
     if (zg_map_get(&im->symbols, s->dim[i].symbol, &old) && (int64_t)old != t->dim[i])
       zg_warn("%s: dim \"%s\" is %lld and %lld; each input keeps its own size", im->m->path, s->dim[i].symbol,
               (long long)old, (long long)t->dim[i]);
-    else
-      zg_map_put(&im->symbols, s->dim[i].symbol, (uint64_t)t->dim[i]);
+    else zg_map_put(&im->symbols, s->dim[i].symbol, (uint64_t)t->dim[i]);
   }
   return NULL;
 }
@@ -100,7 +106,8 @@ zg_status zg__bind_dims(zg__import *im) {
   const zg_import_options *o = im->o;
   for (uint32_t i = 0; i < o->n_dims; i++) {
     if (o->dims[i].value < 0)
-      return zg_error(ZG_INVALID, "dims: \"%s\" is %lld; a dim is 0 or more", o->dims[i].symbol, (long long)o->dims[i].value);
+      return zg_error(ZG_INVALID, "dims: \"%s\" is %lld; a dim is 0 or more", o->dims[i].symbol,
+                      (long long)o->dims[i].value);
     if (!has_symbol(im->m, o->dims[i].symbol))
       zg_warn("%s: dims: no input has a dim called \"%s\"", im->m->path, o->dims[i].symbol);
     zg_map_put(&im->symbols, o->dims[i].symbol, (uint64_t)o->dims[i].value);
@@ -120,23 +127,29 @@ zg_status zg__unbound_dims(zg__import *im) {
     for (uint32_t d = 0; s->known && d < s->rank; d++) {
       uint64_t v;
       const char *symbol = s->dim[d].symbol;
-      if (!symbol || !zg_map_get(&im->symbols, symbol, &v) || v != UINT64_MAX || !zg_map_put(&seen, symbol, 0)) continue;
+      if (!symbol || !zg_map_get(&im->symbols, symbol, &v) || v != UINT64_MAX ||
+          !zg_map_put(&seen, symbol, 0))
+        continue;
       zg_str_add(&list, "%s\"%s\" (dim %u of input \"%s\")", list.n ? ", " : "", symbol, d, s->name);
       zg_str_add(&fix, "%s%s: N", fix.n ? ", " : "", symbol);
     }
   }
-  zg_status status = !list.n ? NULL : zg_error(ZG_INVALID, "dims without a size: %s; give them one: dims: {%s}", list.at, fix.at);
+  zg_status status =
+      !list.n ? NULL
+              : zg_error(ZG_INVALID, "dims without a size: %s; give them one: dims: {%s}", list.at, fix.at);
   zg_str_fini(&list);
   zg_str_fini(&fix);
   zg_map_fini(&seen);
   return status;
 }
 
-// The element type is the model's: what feeds the input converts. `why` describes a signature that is not known.
+// The element type is the model's: what feeds the input converts. `why` describes a signature that is not
+// known.
 zg_status zg__input_type(zg__import *im, const zg_signature *s, const char *why, zg_type *out) {
   const zg_type *given = given_type(im->o, s->name);
   if (!s->known && !given)
-    return zg_error(ZG_UNSUPPORTED, "input \"%s\" %s; give it a tensor type and shape in the model", s->name, why);
+    return zg_error(ZG_UNSUPPORTED, "input \"%s\" %s; give it a tensor type and shape in the model", s->name,
+                    why);
   if (given) {
     *out = *given;
     if (s->known) out->dtype = s->dtype;
@@ -152,7 +165,7 @@ zg_status zg__input_type(zg__import *im, const zg_signature *s, const char *why,
     } else if (im->o->default_dim > 0) {
       dim[i] = im->o->default_dim;
     } else {
-      dim[i] = 1;   // reported by the caller, who lists all unbound symbols
+      dim[i] = 1;  // reported by the caller, who lists all unbound symbols
       zg_map_put(&im->symbols, s->dim[i].symbol, UINT64_MAX);
     }
   }

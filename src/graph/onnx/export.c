@@ -1,9 +1,10 @@
-// Export: the model file again, with new bytes for some tensors. The file is rewritten on the wire level (rope.c), so that all
-// that is not replaced stays as it was, unknown fields included, and nothing is held in memory twice.
+// Export: the model file again, with new bytes for some tensors. The file is rewritten on the wire level
+// (rope.c), so that all that is not replaced stays as it was, unknown fields included, and nothing is held in
+// memory twice.
 //
-// Up to 2 GB everything is in one file (protobuf's limit), external data of the source too. Above, tensors of 1 KiB and more go
-// to FILE.data:      FILE.data: | tensor 0 | pad to 64 | tensor 7 | pad to 64 | ...
-// Both files are written beside their final names, synced, and renamed, the data first.
+// Up to 2 GB everything is in one file (protobuf's limit), external data of the source too. Above, tensors of
+// 1 KiB and more go to FILE.data:      FILE.data: | tensor 0 | pad to 64 | tensor 7 | pad to 64 | ... Both
+// files are written beside their final names, synced, and renamed, the data first.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,24 +13,27 @@
 #include "graph/onnx/export_priv.h"
 #include "graph/onnx/onnx_priv.h"
 
-static const uint64_t INLINE_LIMIT = 0x7fffffff - (1 << 20);   // protobuf's limit less room for headers
+static const uint64_t INLINE_LIMIT = 0x7fffffff - (1 << 20);  // protobuf's limit less room for headers
 enum { MIN_EXTERNAL = 1024, ALIGN = 64 };
 
 typedef struct {
   zg_onnx_model *m;
-  const void **bytes;        // by table index; NULL: as in the file
-  zg_map by_place;           // offset of a TensorProto (or, sparse, of its values) -> table index
-  bool external;             // large tensors go to the data file
-  const char *data_name;     // its name without folders
+  const void **bytes;     // by table index; NULL: as in the file
+  zg_map by_place;        // offset of a TensorProto (or, sparse, of its values) -> table index
+  bool external;          // large tensors go to the data file
+  const char *data_name;  // its name without folders
   zg_arena mem;
   zg__rope data;
   zg_status status;
 } export;
 
-static void place_key(uint64_t offset, char key[24]) { snprintf(key, 24, "%llu", (unsigned long long)offset); }
+static void place_key(uint64_t offset, char key[24]) {
+  snprintf(key, 24, "%llu", (unsigned long long)offset);
+}
 
-// ---- one tensor -----------------------------------------------------------------------------------------------------------
-static bool is_payload(uint32_t tag) {   // fields of TensorProto that hold data, or say where they are
+// ---- one tensor
+// -----------------------------------------------------------------------------------------------------------
+static bool is_payload(uint32_t tag) {  // fields of TensorProto that hold data, or say where they are
   return (tag >= 4 && tag <= 7) || tag == 9 || tag == 10 || tag == 11 || tag == 13 || tag == 14;
 }
 
@@ -64,7 +68,8 @@ static void put_message(export *x, zg__rope *out, uint32_t tag, const zg__rope *
   zg__rope_append(out, body);
 }
 
-static bool put_tensor(export *x, uint32_t tag, const uint8_t *at, uint64_t n, const void *data, uint64_t n_data, zg__rope *out) {
+static bool put_tensor(export *x, uint32_t tag, const uint8_t *at, uint64_t n, const void *data,
+                       uint64_t n_data, zg__rope *out) {
   zg__rope body = {0};
   const uint8_t *p = at, *end = at + n;
   zg__field f;
@@ -112,14 +117,14 @@ static bool sparse_hook(zg__rewriter *w, uint32_t tag, const uint8_t *at, uint64
     if (f.tag != 1 || f.wire != 2 || !find_tensor(x, (uint64_t)(f.body - w->base), &i)) continue;
     const zg__tensor *t = &x->m->tensors.at[i];
     if (!x->bytes[i] || t->home == ZG__IN_CONSTANT) return false;
-    return put_dense(x, 5, t, x->bytes[i], out);   // field 15 of GraphProto becomes field 5, `initializer`
+    return put_dense(x, 5, t, x->bytes[i], out);  // field 15 of GraphProto becomes field 5, `initializer`
   }
   (void)tag;
   return false;
 }
 
-static bool tensor_hook(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag, const uint8_t *at, uint64_t n,
-                        zg__rope *out) {
+static bool tensor_hook(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag,
+                        const uint8_t *at, uint64_t n, zg__rope *out) {
   export *x = w->user;
   uint32_t i;
   if (kind == &onnx__sparse_tensor_proto__descriptor) return sparse_hook(w, tag, at, n, out);
@@ -140,7 +145,8 @@ static bool tensor_hook(zg__rewriter *w, const ProtobufCMessageDescriptor *kind,
   return put_tensor(x, tag, at, n, data, n_data, out);
 }
 
-// ---- files ----------------------------------------------------------------------------------------------------------------
+// ---- files
+// ----------------------------------------------------------------------------------------------------------------
 static zg_status write_all(int fd, const uint8_t *at, uint64_t n, const char *path) {
   while (n) {
     ssize_t k = write(fd, at, (size_t)ZG_MIN(n, (uint64_t)1 << 30));
@@ -191,7 +197,9 @@ static zg_status write_files(export *x, const zg__rope *model, const char *path)
   const char *data = zg_arena_printf(&x->mem, "%s.data", path);
   const char *data_tmp = zg_arena_printf(&x->mem, "%s.tmp%ld", data, (long)getpid());
   const char *slash = strrchr(path, '/');
-  const char *folder = !slash ? "." : slash == path ? "/" : zg_arena_strn(&x->mem, path, (size_t)(slash - path));
+  const char *folder = !slash          ? "."
+                       : slash == path ? "/"
+                                       : zg_arena_strn(&x->mem, path, (size_t)(slash - path));
   if (x->data.n_bytes) ZG_TRY_OUT(write_rope(&x->data, data_tmp));
   ZG_TRY_OUT(write_rope(model, tmp));
   if (x->data.n_bytes) ZG_TRY_OUT(move(data_tmp, data));
@@ -205,7 +213,8 @@ out:
   return status;
 }
 
-// ---- the whole --------------------------------------------------------------------------------------------------------------
+// ---- the whole
+// --------------------------------------------------------------------------------------------------------------
 static zg_status take_replacements(export *x, const zg_onnx_replacement *r, uint32_t n) {
   x->bytes = ZG_NEW_N(&x->mem, const void *, x->m->tensors.n + 1);
   for (uint32_t i = 0; i < n; i++) {
@@ -216,7 +225,8 @@ static zg_status take_replacements(export *x, const zg_onnx_replacement *r, uint
     char key[24];
     const zg__tensor *t = &x->m->tensors.at[i];
     if (t->sparse && t->home == ZG__IN_CONSTANT && x->bytes[i])
-      return zg_error(ZG_UNSUPPORTED, "tensor \"%s\" is a sparse Constant node and cannot get new values", t->info.name);
+      return zg_error(ZG_UNSUPPORTED, "tensor \"%s\" is a sparse Constant node and cannot get new values",
+                      t->info.name);
     place_key(zg__tensor_ref(t->proto)->message, key);
     zg_map_put(&x->by_place, key, i);
   }
@@ -227,11 +237,13 @@ static zg_status take_replacements(export *x, const zg_onnx_replacement *r, uint
 static uint64_t inline_size(const zg_onnx_model *m) {
   uint64_t n = m->file.bytes.n;
   for (size_t i = 0; i < m->tensors.n; i++)
-    if (m->tensors.at[i].info.external || m->tensors.at[i].sparse) n += zg_type_bytes(&m->tensors.at[i].info.type);
+    if (m->tensors.at[i].info.external || m->tensors.at[i].sparse)
+      n += zg_type_bytes(&m->tensors.at[i].info.type);
   return n;
 }
 
-zg_status zg__onnx_export(zg_onnx_model *m, const zg_onnx_replacement *r, uint32_t n, const char *path, uint64_t limit) {
+zg_status zg__onnx_export(zg_onnx_model *m, const zg_onnx_replacement *r, uint32_t n, const char *path,
+                          uint64_t limit) {
   zg_status status = NULL;
   zg__rope model = {0};
   const char *slash = strrchr(path, '/');
@@ -239,7 +251,8 @@ zg_status zg__onnx_export(zg_onnx_model *m, const zg_onnx_replacement *r, uint32
   x.data_name = zg_arena_printf(&x.mem, "%s.data", slash ? slash + 1 : path);
   zg__rewriter w = {.tensor = tensor_hook, .base = m->file.bytes.at, .mem = &x.mem, .user = &x};
   ZG_TRY_OUT(take_replacements(&x, r, n));
-  if (!zg__rewrite(&w, &onnx__model_proto__descriptor, m->file.bytes.at, m->file.bytes.n, 0, &model) || w.error) {
+  if (!zg__rewrite(&w, &onnx__model_proto__descriptor, m->file.bytes.at, m->file.bytes.n, 0, &model) ||
+      w.error) {
     status = x.status ? x.status : zg_error(ZG_CORRUPT, "%s: %s", m->path, w.error);
     goto out;
   }

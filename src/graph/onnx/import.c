@@ -1,12 +1,14 @@
-// Import: a loaded model becomes a graph. Dims are bound (dims.c), parameters decided (params.c), nodes walked (walk.c);
-// here stand the steps in their order, the model's inputs and outputs, and the check of declared shapes.
+// Import: a loaded model becomes a graph. Dims are bound (dims.c), parameters decided (params.c), nodes
+// walked (walk.c); here stand the steps in their order, the model's inputs and outputs, and the check of
+// declared shapes.
 #include "graph/onnx/onnx_priv.h"
 
 static void index_functions(zg__import *im) {
   const Onnx__ModelProto *p = im->m->proto;
   for (size_t i = 0; i < p->n_functions; i++) {
     const Onnx__FunctionProto *f = p->functions[i];
-    char *key = zg_arena_printf(&im->mem, "%s\n%s\n%s", zg__domain(f->domain), zg__str(f->name), zg__str(f->overload));
+    char *key = zg_arena_printf(&im->mem, "%s\n%s\n%s", zg__domain(f->domain), zg__str(f->name),
+                                zg__str(f->overload));
     zg_map_put(&im->functions, key, i);
   }
 }
@@ -38,7 +40,8 @@ static void find_reads(const Onnx__GraphProto *g, const uint32_t *order, uint32_
   for (size_t i = 0; i < g->n_output; i++) zg_map_put(reads, zg__str(g->output[i]->name), 0);
 }
 
-// ---- outputs ------------------------------------------------------------------------------------------------------------
+// ---- outputs
+// ------------------------------------------------------------------------------------------------------------
 static zg_status make_outputs(zg__import *im, zg__scope *s) {
   const Onnx__GraphProto *g = im->m->proto->graph;
   const char *why = NULL;
@@ -48,7 +51,9 @@ static zg_status make_outputs(zg__import *im, zg__scope *s) {
     zg__binding x;
     if (!zg__lookup(s, name, &x)) return zg_error(ZG_INVALID, "output \"%s\" is made by no node", name);
     ZG_TRY(zg__as_value(im, &x));
-    const char *bad = x.kind == ZG__POISON ? x.why : x.kind == ZG__VALUE ? NULL : "it is a sequence, not a tensor";
+    const char *bad = x.kind == ZG__POISON  ? x.why
+                      : x.kind == ZG__VALUE ? NULL
+                                            : "it is a sequence, not a tensor";
     if (bad) {
       if (!why) why = bad;
       if (g->n_output > 1) zg_warn("%s: output \"%s\" is left out: %s", im->m->path, name, bad);
@@ -61,7 +66,8 @@ static zg_status make_outputs(zg__import *im, zg__scope *s) {
   return NULL;
 }
 
-// ---- declared shapes ----------------------------------------------------------------------------------------------------
+// ---- declared shapes
+// ----------------------------------------------------------------------------------------------------
 static void check_declared(zg__import *im, const zg__scope *s, const Onnx__ValueInfoProto *v) {
   zg_signature sig;
   zg__binding x;
@@ -72,8 +78,10 @@ static void check_declared(zg__import *im, const zg__scope *s, const Onnx__Value
   if (!sig.known) return;
   const zg_type *t = zg_b_type(im->b, x.val);
   bool wrong = sig.rank != t->rank || sig.dtype != t->dtype;
-  for (uint32_t i = 0; !wrong && i < sig.rank; i++) wrong = sig.dim[i].value >= 0 && sig.dim[i].value != t->dim[i];
-  if (wrong && !im->n_wrong++) im->first_wrong = zg_arena_printf(&im->mem, "\"%s\", which is %s", name, zg_type_text(t));
+  for (uint32_t i = 0; !wrong && i < sig.rank; i++)
+    wrong = sig.dim[i].value >= 0 && sig.dim[i].value != t->dim[i];
+  if (wrong && !im->n_wrong++)
+    im->first_wrong = zg_arena_printf(&im->mem, "\"%s\", which is %s", name, zg_type_text(t));
 }
 
 static void check_shapes(zg__import *im, const zg__scope *s) {
@@ -81,10 +89,12 @@ static void check_shapes(zg__import *im, const zg__scope *s) {
   for (size_t i = 0; i < g->n_output; i++) check_declared(im, s, g->output[i]);
   for (size_t i = 0; i < g->n_value_info; i++) check_declared(im, s, g->value_info[i]);
   if (im->n_wrong)
-    zg_warn("%s: %u declared types are wrong and were inferred anew, the first that of %s", im->m->path, im->n_wrong, im->first_wrong);
+    zg_warn("%s: %u declared types are wrong and were inferred anew, the first that of %s", im->m->path,
+            im->n_wrong, im->first_wrong);
 }
 
-// ---- the steps ------------------------------------------------------------------------------------------------------------
+// ---- the steps
+// ------------------------------------------------------------------------------------------------------------
 static zg_status import_graph(zg__import *im) {
   zg_status status = NULL;
   const Onnx__GraphProto *g = im->m->proto->graph;

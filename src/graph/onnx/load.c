@@ -1,15 +1,16 @@
 // Loading an ONNX file: mapped, checked, unpacked without its weights.
 //
-// protobuf-c copies every byte field, which would double a model's memory. So the file is first taken apart (rope.c): the
-// raw_data of every TensorProto is replaced by a 32-byte record that says where in the file the payload lies, and only what
-// is left (names, nodes, shapes; about a per mille of a real model) is unpacked.
+// protobuf-c copies every byte field, which would double a model's memory. So the file is first taken apart
+// (rope.c): the raw_data of every TensorProto is replaced by a 32-byte record that says where in the file the
+// payload lies, and only what is left (names, nodes, shapes; about a per mille of a real model) is unpacked.
 #include "graph/onnx/onnx_priv.h"
 
-enum { NEWEST_OPSET = 28 };   // that the op families were written against (onnx 1.23)
+enum { NEWEST_OPSET = 28 };  // that the op families were written against (onnx 1.23)
 
-static bool cut_tensor(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag, const uint8_t *at,
-                       uint64_t n, zg__rope *out) {
-  if (kind != &onnx__tensor_proto__descriptor) return false;   // a sparse tensor holds TensorProtos: they come here
+static bool cut_tensor(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag,
+                       const uint8_t *at, uint64_t n, zg__rope *out) {
+  if (kind != &onnx__tensor_proto__descriptor)
+    return false;  // a sparse tensor holds TensorProtos: they come here
   zg__ref ref = {.message = (uint64_t)(at - w->base), .raw = UINT64_MAX, .index = UINT64_MAX};
   zg__rope body = {0};
   const uint8_t *p = at, *end = at + n;
@@ -35,12 +36,15 @@ static bool cut_tensor(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, 
 }
 
 zg__ref *zg__tensor_ref(const Onnx__TensorProto *t) {
-  return t && t->has_raw_data && t->raw_data.len == sizeof(zg__ref) ? (zg__ref *)(void *)t->raw_data.data : NULL;
+  return t && t->has_raw_data && t->raw_data.len == sizeof(zg__ref) ? (zg__ref *)(void *)t->raw_data.data
+                                                                    : NULL;
 }
 
 // What the file is, if it is recognisably something else.
 static const char *not_onnx(zg_bytes b) {
-  static const struct { const char *head, *what; } known[] = {
+  static const struct {
+    const char *head, *what;
+  } known[] = {
       {"version https://git-lfs", "a Git LFS pointer, not the model itself; fetch it with `git lfs pull`"},
       {"PK\003\004", "a zip archive (a PyTorch or Keras file?); export it to ONNX first"},
       {"\211HDF", "an HDF5 file (Keras?); export it to ONNX first"},
@@ -50,7 +54,8 @@ static const char *not_onnx(zg_bytes b) {
   };
   if (b.n == 0) return "empty";
   for (size_t i = 0; i < ZG_COUNT(known); i++)
-    if (b.n >= strlen(known[i].head) && !memcmp(b.at, known[i].head, strlen(known[i].head))) return known[i].what;
+    if (b.n >= strlen(known[i].head) && !memcmp(b.at, known[i].head, strlen(known[i].head)))
+      return known[i].what;
   return NULL;
 }
 
@@ -62,7 +67,8 @@ static zg_status unpack(zg_onnx_model *m) {
   uint8_t *slim = NULL;
   zg_status status = NULL;
   zg__rewriter w = {.tensor = cut_tensor, .base = m->file.bytes.at, .mem = &mem};
-  if (!zg__rewrite(&w, &onnx__model_proto__descriptor, m->file.bytes.at, m->file.bytes.n, 0, &rope) || w.error) {
+  if (!zg__rewrite(&w, &onnx__model_proto__descriptor, m->file.bytes.at, m->file.bytes.n, 0, &rope) ||
+      w.error) {
     status = zg_error(ZG_CORRUPT, "%s", w.error);
     goto out;
   }
@@ -92,8 +98,8 @@ zg_status zg__read_opsets(zg_onnx_model *m, Onnx__OperatorSetIdProto **at, size_
       out->at[out->n++] = (zg__opset){domain, at[i]->version};
     } else if (known->version != at[i]->version) {
       known->version = ZG_MAX(known->version, at[i]->version);
-      zg_warn("%s: opset of domain \"%s\" is imported twice; version %lld counts", m->path, *domain ? domain : "ai.onnx",
-              (long long)known->version);
+      zg_warn("%s: opset of domain \"%s\" is imported twice; version %lld counts", m->path,
+              *domain ? domain : "ai.onnx", (long long)known->version);
     }
   }
   return NULL;
@@ -103,22 +109,28 @@ static zg_status check_versions(zg_onnx_model *m) {
   const Onnx__ModelProto *p = m->proto;
   if (!p->graph) return zg_error(ZG_INVALID, "the file holds no graph; it is no ONNX model");
   if (!p->has_ir_version || p->ir_version < 3)
-    return zg_error(ZG_UNSUPPORTED, "IR version %lld is too old (3 or newer is read); convert the model with a newer onnx",
+    return zg_error(ZG_UNSUPPORTED,
+                    "IR version %lld is too old (3 or newer is read); convert the model with a newer onnx",
                     (long long)(p->has_ir_version ? p->ir_version : 0));
   ZG_TRY(zg__read_opsets(m, p->opset_import, p->n_opset_import, &m->opsets));
   int64_t opset = zg_onnx_opset(m);
   if (!opset && p->graph->n_node && !m->opsets.n)
     return zg_error(ZG_INVALID, "the model imports no operator set; it names no opset_import");
   if (opset && opset < 7)
-    return zg_error(ZG_UNSUPPORTED, "opset %lld is too old (7 or newer is read); convert it with onnx.version_converter",
+    return zg_error(ZG_UNSUPPORTED,
+                    "opset %lld is too old (7 or newer is read); convert it with onnx.version_converter",
                     (long long)opset);
   if (opset > NEWEST_OPSET)
-    zg_warn("%s: opset %lld is newer than %d, the newest zgraph knows; its ops are read as if they had not changed", m->path,
-            (long long)opset, NEWEST_OPSET);
+    zg_warn(
+        "%s: opset %lld is newer than %d, the newest zgraph knows; its ops are read as if they had not "
+        "changed",
+        m->path, (long long)opset, NEWEST_OPSET);
   return NULL;
 }
 
-static bool is_initializer(const zg_map *names, const char *name) { return zg_map_get(names, zg__str(name), NULL); }
+static bool is_initializer(const zg_map *names, const char *name) {
+  return zg_map_get(names, zg__str(name), NULL);
+}
 
 static zg_status read_signatures(zg_onnx_model *m) {
   const Onnx__GraphProto *g = m->proto->graph;
@@ -126,10 +138,11 @@ static zg_status read_signatures(zg_onnx_model *m) {
   zg_status status = NULL;
   for (size_t i = 0; i < g->n_initializer; i++) zg_map_put(&inits, zg__str(g->initializer[i]->name), 0);
   for (size_t i = 0; i < g->n_sparse_initializer; i++)
-    if (g->sparse_initializer[i]->values) zg_map_put(&inits, zg__str(g->sparse_initializer[i]->values->name), 0);
+    if (g->sparse_initializer[i]->values)
+      zg_map_put(&inits, zg__str(g->sparse_initializer[i]->values->name), 0);
   zg_signature s;
   for (size_t i = 0; i < g->n_input; i++) {
-    if (is_initializer(&inits, g->input[i]->name)) continue;   // weights listed as inputs too (IR 3)
+    if (is_initializer(&inits, g->input[i]->name)) continue;  // weights listed as inputs too (IR 3)
     ZG_TRY_OUT(zg__signature(m, g->input[i], &s));
     zg_vec_push(&m->inputs, s);
   }

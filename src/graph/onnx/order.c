@@ -1,9 +1,13 @@
-// The order in which nodes are imported. Nodes that no wanted name depends on are left out; the rest keeps the file's order
-// as far as that is topological (some writers do not sort). Depth-first with an explicit stack: chains of any length work.
+// The order in which nodes are imported. Nodes that no wanted name depends on are left out; the rest keeps
+// the file's order as far as that is topological (some writers do not sort). Depth-first with an explicit
+// stack: chains of any length work.
 #include "graph/onnx/onnx_priv.h"
 
 // Names that a subgraph defines itself hide outer ones (the standard forbids it, files do it).
-typedef struct defined { zg_map names; const struct defined *outer; } defined;
+typedef struct defined {
+  zg_map names;
+  const struct defined *outer;
+} defined;
 typedef void read_fn(void *user, const char *name);
 
 static bool is_defined(const defined *d, const char *name) {
@@ -41,9 +45,9 @@ void zg__add_reads(const Onnx__NodeProto *n, zg_map *names) { each_read(n, NULL,
 typedef ZG_VEC(uint32_t) ids;
 typedef struct {
   Onnx__NodeProto *const *nodes;
-  zg_map makers;    // name -> node
-  ids *deps;        // one a node: the nodes whose results it reads
-  uint32_t node;    // whose reads are being collected
+  zg_map makers;  // name -> node
+  ids *deps;      // one a node: the nodes whose results it reads
+  uint32_t node;  // whose reads are being collected
 } graph;
 
 static void add_dep(void *user, const char *name) {
@@ -79,7 +83,8 @@ static void mark_live(const graph *g, bool *live, const char *const *wanted, siz
 }
 
 // Puts `root` behind everything it needs. state: 0 new, 1 on the stack, 2 placed.
-static zg_status place(const graph *g, uint32_t root, uint8_t *state, uint32_t *next_dep, uint32_t *out, uint32_t *n_out) {
+static zg_status place(const graph *g, uint32_t root, uint8_t *state, uint32_t *next_dep, uint32_t *out,
+                       uint32_t *n_out) {
   zg_status status = NULL;
   ids stack = {0};
   zg_vec_push(&stack, root);
@@ -106,8 +111,8 @@ static zg_status place(const graph *g, uint32_t root, uint8_t *state, uint32_t *
   return status;
 }
 
-zg_status zg__order(zg__import *im, Onnx__NodeProto *const *nodes, size_t n, const char *const *wanted, size_t n_wanted,
-                    uint32_t **out, uint32_t *n_out) {
+zg_status zg__order(zg__import *im, Onnx__NodeProto *const *nodes, size_t n, const char *const *wanted,
+                    size_t n_wanted, uint32_t **out, uint32_t *n_out) {
   zg_status status = NULL;
   graph g = {.nodes = nodes, .deps = zg_alloc((n + 1) * sizeof(ids))};
   bool *live = zg_alloc(n + 1);

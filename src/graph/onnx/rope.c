@@ -1,7 +1,9 @@
-// Rewriting protobuf's wire format. A message is copied as a rope: pieces that point into the source wherever nothing
-// changes, so that a 500 MB model is taken apart, or written with new weights, without its payload being copied.
+// Rewriting protobuf's wire format. A message is copied as a rope: pieces that point into the source wherever
+// nothing changes, so that a 500 MB model is taken apart, or written with new weights, without its payload
+// being copied.
 //
-// - The walk follows protobuf-c's descriptors, so every nested TensorProto is met wherever ONNX puts one (initializers,
+// - The walk follows protobuf-c's descriptors, so every nested TensorProto is met wherever ONNX puts one
+// (initializers,
 //   attributes, subgraphs, functions); unknown fields are kept as bytes.
 // - Length prefixes of enclosing messages depend on what is inside: the inner rope is built first.
 // - Depth is limited here, since protobuf-c's unpack recurses without a limit.
@@ -88,8 +90,8 @@ static bool fail(zg__rewriter *w, const char *why) {
   return false;
 }
 
-static bool rewrite_nested(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const zg__field *f, int depth,
-                           zg__rope *out) {
+static bool rewrite_nested(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const zg__field *f,
+                           int depth, zg__rope *out) {
   bool is_tensor = kind == &onnx__tensor_proto__descriptor || kind == &onnx__sparse_tensor_proto__descriptor;
   if (is_tensor && w->tensor(w, kind, f->tag, f->body, f->n_body, out)) return !w->error;
   zg__rope inner = {0};
@@ -103,8 +105,8 @@ static bool rewrite_nested(zg__rewriter *w, const ProtobufCMessageDescriptor *ki
   return ok;
 }
 
-bool zg__rewrite(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const uint8_t *src, uint64_t n, int depth,
-                 zg__rope *out) {
+bool zg__rewrite(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const uint8_t *src, uint64_t n,
+                 int depth, zg__rope *out) {
   if (depth > MAX_DEPTH) return fail(w, "messages are nested too deeply");
   const uint8_t *at = src, *end = src + n;
   while (at < end) {

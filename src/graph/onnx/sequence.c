@@ -1,10 +1,11 @@
-// Sequences and optionals. They exist while importing only: a sequence is a list of values whose length is known, so
-// SplitToSequence + SequenceAt becomes plain slices.
+// Sequences and optionals. They exist while importing only: a sequence is a list of values whose length is
+// known, so SplitToSequence + SequenceAt becomes plain slices.
 #include "graph/onnx/onnx_priv.h"
 
 static zg_status arg_list(zg__structural *x, uint32_t i, zg__list *out) {
   if (!zg__arg_present(x, i) || x->in[i].kind != ZG__LIST)
-    return zg_onnx_error(x->view, ZG_UNSUPPORTED, "input %u is no sequence that is known while the model is read", i);
+    return zg_onnx_error(x->view, ZG_UNSUPPORTED,
+                         "input %u is no sequence that is known while the model is read", i);
   *out = x->in[i].list;
   return NULL;
 }
@@ -30,7 +31,8 @@ static zg_status position(zg__structural *x, uint32_t operand, uint32_t n, uint3
   ZG_TRY(arg_ints(x, operand, &at));
   int64_t p = at.n == 1 ? at.at[0] : INT64_MAX;
   if (p < 0) p += n;
-  if (p < 0 || p >= limit) return zg_onnx_error(x->view, ZG_INVALID, "position %lld in a sequence of %u", (long long)p, n);
+  if (p < 0 || p >= limit)
+    return zg_onnx_error(x->view, ZG_INVALID, "position %lld in a sequence of %u", (long long)p, n);
   *out = (uint32_t)p;
   return NULL;
 }
@@ -93,12 +95,14 @@ static zg_status split_axis(zg__structural *x, zg_val v, int64_t *axis, int64_t 
   const zg_type *t = zg_b_type(x->im->b, v);
   *axis = zg_onnx_int(x->view, "axis", 0);
   if (*axis < 0) *axis += t->rank;
-  if (*axis < 0 || *axis >= t->rank) return zg_onnx_error(x->view, ZG_INVALID, "axis %lld of %s", (long long)*axis, zg_type_text(t));
+  if (*axis < 0 || *axis >= t->rank)
+    return zg_onnx_error(x->view, ZG_INVALID, "axis %lld of %s", (long long)*axis, zg_type_text(t));
   *size = t->dim[*axis];
   return NULL;
 }
 
-// Sizes of the parts: ones without `split`; equal ones (the last may be smaller) for a scalar; as listed for a vector.
+// Sizes of the parts: ones without `split`; equal ones (the last may be smaller) for a scalar; as listed for
+// a vector.
 static zg_status split_sizes(zg__structural *x, int64_t size, zg_ints *out) {
   zg_ints s = {1, (const int64_t[]){1}};
   zg_val v = {0};
@@ -110,10 +114,13 @@ static zg_status split_sizes(zg__structural *x, int64_t size, zg_ints *out) {
   if (given && zg_is(v) && zg_b_type(x->im->b, v)->rank == 1) {
     int64_t sum = 0;
     for (int64_t i = 0; i < s.n; i++) {
-      if (s.at[i] < 0 || s.at[i] > size - sum) return zg_onnx_error(x->view, ZG_INVALID, "parts do not fit dim %lld", (long long)size);
+      if (s.at[i] < 0 || s.at[i] > size - sum)
+        return zg_onnx_error(x->view, ZG_INVALID, "parts do not fit dim %lld", (long long)size);
       sum += s.at[i];
     }
-    if (sum != size) return zg_onnx_error(x->view, ZG_INVALID, "parts sum to %lld, the dim is %lld", (long long)sum, (long long)size);
+    if (sum != size)
+      return zg_onnx_error(x->view, ZG_INVALID, "parts sum to %lld, the dim is %lld", (long long)sum,
+                           (long long)size);
     *out = s;
     return NULL;
   }
@@ -152,7 +159,8 @@ static zg_status concat(zg__structural *x) {
   bool fresh = zg_onnx_int(x->view, "new_axis", 0) != 0;
   const zg_type *t = zg_b_type(x->im->b, l.at[0]);
   if (axis < 0) axis += t->rank + fresh;
-  if (axis < 0 || axis >= (int64_t)t->rank + fresh) return zg_onnx_error(x->view, ZG_INVALID, "axis %lld of %s", (long long)axis, zg_type_text(t));
+  if (axis < 0 || axis >= (int64_t)t->rank + fresh)
+    return zg_onnx_error(x->view, ZG_INVALID, "axis %lld of %s", (long long)axis, zg_type_text(t));
   zg_val *parts = ZG_NEW_N(&x->im->mem, zg_val, l.n);
   for (uint32_t i = 0; i < l.n; i++) parts[i] = fresh ? zg_b_unsqueeze(x->im->b, l.at[i], axis) : l.at[i];
   x->out[0] = zg__of_val(zg_b_concat(x->im->b, parts, l.n, axis));
@@ -176,7 +184,8 @@ static zg_status map(zg__structural *x) {
   zg__list first = {0};
   const Onnx__AttributeProto *a = zg__attr(x->node, x->scope->frame, "body");
   ZG_TRY(arg_list(x, 0, &first));
-  if (!a || !a->g || a->g->n_output < x->n_out) return zg_onnx_error(x->view, ZG_INVALID, "it has no fitting subgraph \"body\"");
+  if (!a || !a->g || a->g->n_output < x->n_out)
+    return zg_onnx_error(x->view, ZG_INVALID, "it has no fitting subgraph \"body\"");
   zg__binding *args = ZG_NEW_N(&x->im->mem, zg__binding, x->n_in + 1);
   zg__binding *out = ZG_NEW_N(&x->im->mem, zg__binding, a->g->n_output + 1);
   zg_val **lists = ZG_NEW_N(&x->im->mem, zg_val *, x->n_out + 1);
@@ -185,13 +194,15 @@ static zg_status map(zg__structural *x) {
     for (uint32_t i = 0; i < x->n_in; i++) {
       args[i] = x->in[i];
       if (x->in[i].kind != ZG__LIST) continue;
-      if (x->in[i].list.n != first.n) return zg_onnx_error(x->view, ZG_INVALID, "its sequences differ in length");
+      if (x->in[i].list.n != first.n)
+        return zg_onnx_error(x->view, ZG_INVALID, "its sequences differ in length");
       args[i] = zg__of_val(x->in[i].list.at[e]);
     }
     ZG_TRY(zg__run_graph(x->im, x->scope, x->scope->frame, a->g, args, x->n_in, out));
     for (uint32_t k = 0; k < x->n_out; k++) {
       ZG_TRY(zg__as_value(x->im, &out[k]));
-      if (out[k].kind != ZG__VALUE) return zg_onnx_error(x->view, ZG_UNSUPPORTED, "its body gives something that is no tensor");
+      if (out[k].kind != ZG__VALUE)
+        return zg_onnx_error(x->view, ZG_UNSUPPORTED, "its body gives something that is no tensor");
       lists[k][e] = out[k].val;
     }
   }
@@ -200,12 +211,18 @@ static zg_status map(zg__structural *x) {
 }
 
 const zg__structural_row zg__sequence_rows[] = {
-    {"SequenceConstruct", construct, false}, {"SequenceEmpty", empty, false},
-    {"SequenceAt", at, false},               {"SequenceLength", length, false},
-    {"SequenceInsert", insert, false},       {"SequenceErase", erase, false},
-    {"SplitToSequence", split, false},       {"ConcatFromSequence", concat, false},
-    {"SequenceMap", map, false},             {"Identity", pass, true},
-    {"Optional", pass, false},               {"OptionalGetElement", pass, false},
+    {"SequenceConstruct", construct, false},
+    {"SequenceEmpty", empty, false},
+    {"SequenceAt", at, false},
+    {"SequenceLength", length, false},
+    {"SequenceInsert", insert, false},
+    {"SequenceErase", erase, false},
+    {"SplitToSequence", split, false},
+    {"ConcatFromSequence", concat, false},
+    {"SequenceMap", map, false},
+    {"Identity", pass, true},
+    {"Optional", pass, false},
+    {"OptionalGetElement", pass, false},
     {"OptionalHasElement", has_element, false},
     {NULL, NULL, false},
 };

@@ -1,19 +1,23 @@
-// The tensor table, and where tensors' bytes come from: the mapped file, external files, typed fields, sparse pairs.
+// The tensor table, and where tensors' bytes come from: the mapped file, external files, typed fields, sparse
+// pairs.
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 
 #include "graph/onnx/onnx_priv.h"
 
-// ---- types ----------------------------------------------------------------------------------------------------------
+// ---- types
+// ----------------------------------------------------------------------------------------------------------
 static zg_status dims_type(int32_t onnx_type, const int64_t *dims, size_t n, zg_type *out) {
   zg_dtype d;
   ZG_TRY(zg_onnx_dtype(onnx_type, &d));
-  if (n > ZG_MAX_RANK) return zg_error(ZG_UNSUPPORTED, "it has %zu dims, at most %d are supported", n, ZG_MAX_RANK);
+  if (n > ZG_MAX_RANK)
+    return zg_error(ZG_UNSUPPORTED, "it has %zu dims, at most %d are supported", n, ZG_MAX_RANK);
   int64_t elems = (int64_t)zg_dtype_bytes(d);
   for (size_t i = 0; i < n; i++) {
     if (dims[i] < 0) return zg_error(ZG_CORRUPT, "dim %zu is %lld", i, (long long)dims[i]);
-    if (!zg_mul_i64(elems, ZG_MAX(dims[i], 1), &elems)) return zg_error(ZG_CORRUPT, "its size overflows 63 bits");
+    if (!zg_mul_i64(elems, ZG_MAX(dims[i], 1), &elems))
+      return zg_error(ZG_CORRUPT, "its size overflows 63 bits");
   }
   *out = zg_type_make(d, (uint32_t)n, dims);
   return NULL;
@@ -23,7 +27,8 @@ zg_status zg__tensor_type(const Onnx__TensorProto *t, zg_type *out) {
   return dims_type(t->data_type, t->dims, t->n_dims, out);
 }
 
-// ---- external files ---------------------------------------------------------------------------------------------------
+// ---- external files
+// ---------------------------------------------------------------------------------------------------
 static bool has_parent_step(const char *p) {
   for (const char *at = p; at; at = strchr(at, '/')) {
     while (*at == '/') at++;
@@ -36,17 +41,23 @@ static bool has_parent_step(const char *p) {
 zg_status zg__check_path(const char *folder, const char *location, zg_arena *mem, const char **out) {
   if (!*location) return zg_error(ZG_INVALID, "its external data have no location");
   if (*location == '/' || strchr(location, '\\') || has_parent_step(location))
-    return zg_error(ZG_INVALID, "external data \"%s\" lie outside of the model's folder, which is refused; move the file "
-                    "beside the model", location);
+    return zg_error(ZG_INVALID,
+                    "external data \"%s\" lie outside of the model's folder, which is refused; move the file "
+                    "beside the model",
+                    location);
   char root[PATH_MAX], real[PATH_MAX];
   if (!realpath(folder, root)) return zg_error(ZG_IO, "%s: %s", folder, strerror(errno));
   const char *path = zg_arena_printf(mem, "%s/%s", folder, location);
   if (!realpath(path, real))
-    return zg_error(errno == ENOENT ? ZG_NOT_FOUND : ZG_IO, "external data file %s: %s", path, strerror(errno));
+    return zg_error(errno == ENOENT ? ZG_NOT_FOUND : ZG_IO, "external data file %s: %s", path,
+                    strerror(errno));
   size_t n = strlen(root);
   if (strcmp(root, "/") && (strncmp(real, root, n) || real[n] != '/'))
-    return zg_error(ZG_INVALID, "external data \"%s\" are a link that leaves the model's folder, which is refused; copy the "
-                    "file there", location);
+    return zg_error(
+        ZG_INVALID,
+        "external data \"%s\" are a link that leaves the model's folder, which is refused; copy the "
+        "file there",
+        location);
   *out = zg_arena_str(mem, real);
   return NULL;
 }
@@ -82,7 +93,11 @@ static zg_status parse_u64(const char *key, const char *text, uint64_t *out) {
   return NULL;
 }
 
-typedef struct { const char *location; uint64_t offset, length; bool has_length; } external_info;
+typedef struct {
+  const char *location;
+  uint64_t offset, length;
+  bool has_length;
+} external_info;
 
 static zg_status read_external_info(const Onnx__TensorProto *t, external_info *x) {
   *x = (external_info){.location = ""};
@@ -98,22 +113,25 @@ static zg_status read_external_info(const Onnx__TensorProto *t, external_info *x
   return NULL;
 }
 
-static zg_status external_bytes(zg_onnx_model *m, const Onnx__TensorProto *t, uint64_t need, const void **out) {
+static zg_status external_bytes(zg_onnx_model *m, const Onnx__TensorProto *t, uint64_t need,
+                                const void **out) {
   external_info x;
   zg_bytes file;
   ZG_TRY(read_external_info(t, &x));
   if (x.has_length && x.length != need)
-    return zg_error(ZG_CORRUPT, "its external data are %llu bytes long, the shape wants %llu", (unsigned long long)x.length,
-                    (unsigned long long)need);
+    return zg_error(ZG_CORRUPT, "its external data are %llu bytes long, the shape wants %llu",
+                    (unsigned long long)x.length, (unsigned long long)need);
   ZG_TRY(open_external(m, x.location, &file));
   if (x.offset > file.n || need > file.n - x.offset)
-    return zg_error(ZG_CORRUPT, "it lies at bytes %llu to %llu of %s, which has %llu", (unsigned long long)x.offset,
-                    (unsigned long long)(x.offset + need), x.location, (unsigned long long)file.n);
+    return zg_error(ZG_CORRUPT, "it lies at bytes %llu to %llu of %s, which has %llu",
+                    (unsigned long long)x.offset, (unsigned long long)(x.offset + need), x.location,
+                    (unsigned long long)file.n);
   *out = file.at + x.offset;
   return NULL;
 }
 
-// ---- typed fields -----------------------------------------------------------------------------------------------------
+// ---- typed fields
+// -----------------------------------------------------------------------------------------------------
 static zg_status count_check(size_t have, int64_t want) {
   if (have == (size_t)want) return NULL;
   return zg_error(ZG_CORRUPT, "it holds %zu elements, the shape wants %lld", have, (long long)want);
@@ -141,7 +159,7 @@ static zg_status decode_typed(const Onnx__TensorProto *t, const zg_type *type, v
       for (int64_t i = 0; i < n; i++) zg_set_i64(type->dtype, out, i, (int64_t)t->uint64_data[i]);
       return NULL;
     case ZG_F16:
-    case ZG_BF16:   // the bit pattern in the low 16 bits
+    case ZG_BF16:  // the bit pattern in the low 16 bits
       ZG_TRY(count_check(t->n_int32_data, n));
       for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = (uint16_t)t->int32_data[i];
       return NULL;
@@ -160,8 +178,10 @@ static zg_status decode_typed(const Onnx__TensorProto *t, const zg_type *type, v
   return zg_error(ZG_CORRUPT, "its element type is unknown");
 }
 
-// Bytes of any TensorProto of the model. *owned: a buffer to be freed with zg_free_big, NULL where the bytes are borrowed.
-static zg_status dense_data(zg_onnx_model *m, const Onnx__TensorProto *t, zg_tensor *out, void **owned, uint64_t *n_owned) {
+// Bytes of any TensorProto of the model. *owned: a buffer to be freed with zg_free_big, NULL where the bytes
+// are borrowed.
+static zg_status dense_data(zg_onnx_model *m, const Onnx__TensorProto *t, zg_tensor *out, void **owned,
+                            uint64_t *n_owned) {
   ZG_TRY(zg__tensor_type(t, &out->type));
   uint64_t need = zg_type_bytes(&out->type);
   const zg__ref *ref = zg__tensor_ref(t);
@@ -174,7 +194,8 @@ static zg_status dense_data(zg_onnx_model *m, const Onnx__TensorProto *t, zg_ten
                       zg_type_text(&out->type), (unsigned long long)need);
     at = m->file.bytes.at + ref->raw;
   } else {
-    // one element of typed data takes a byte of the file at least: a hostile shape cannot ask for more than that
+    // one element of typed data takes a byte of the file at least: a hostile shape cannot ask for more than
+    // that
     if (need / zg_dtype_bytes(out->type.dtype) > m->file.bytes.n)
       return zg_error(ZG_CORRUPT, "it has no data for its shape %s", zg_type_text(&out->type));
     ZG_TRY(zg_alloc_big(need ? need : 1, owned));
@@ -186,8 +207,8 @@ static zg_status dense_data(zg_onnx_model *m, const Onnx__TensorProto *t, zg_ten
   return NULL;
 }
 
-zg_status zg__tensor_data(zg_onnx_model *m, const Onnx__TensorProto *t, const char *name, zg_tensor *out, void **owned,
-                          uint64_t *n_owned) {
+zg_status zg__tensor_data(zg_onnx_model *m, const Onnx__TensorProto *t, const char *name, zg_tensor *out,
+                          void **owned, uint64_t *n_owned) {
   *owned = NULL;
   *n_owned = 0;
   zg_status s = dense_data(m, t, out, owned, n_owned);
@@ -197,14 +218,16 @@ zg_status zg__tensor_data(zg_onnx_model *m, const Onnx__TensorProto *t, const ch
   return zg_status_prefix(s, "tensor \"%s\": ", name);
 }
 
-// ---- sparse -----------------------------------------------------------------------------------------------------------
+// ---- sparse
+// -----------------------------------------------------------------------------------------------------------
 // Scatters values at indices (linear, or one row of coordinates each) into zeros.
 static zg_status spread(const zg_tensor *values, const zg_tensor *idx, const zg_type *type, uint8_t *out) {
   int64_t n = zg_elems(&values->type), total = zg_elems(type);
   uint32_t size = zg_dtype_bytes(type->dtype);
   bool linear = idx->type.rank == 1;
   if (idx->type.dtype != ZG_I64 || zg_elems(&idx->type) != n * (linear ? 1 : (int64_t)type->rank))
-    return zg_error(ZG_CORRUPT, "its indices are %s, want i64 for %lld values", zg_type_text(&idx->type), (long long)n);
+    return zg_error(ZG_CORRUPT, "its indices are %s, want i64 for %lld values", zg_type_text(&idx->type),
+                    (long long)n);
   const uint8_t *src = values->data;
   for (int64_t i = 0; i < n; i++) {
     int64_t at = 0, c;
@@ -230,7 +253,8 @@ static zg_status decode_sparse(zg_onnx_model *m, zg__tensor *t) {
   ZG_TRY_OUT(zg__tensor_data(m, s->values, t->info.name, &values, &own_values, &n_values));
   ZG_TRY_OUT(zg__tensor_data(m, s->indices, t->info.name, &idx, &own_idx, &n_idx));
   ZG_TRY_OUT(zg_alloc_big(t->n_decoded, &t->decoded));
-  status = zg_status_prefix(spread(&values, &idx, &t->info.type, t->decoded), "sparse tensor \"%s\": ", t->info.name);
+  status = zg_status_prefix(spread(&values, &idx, &t->info.type, t->decoded),
+                            "sparse tensor \"%s\": ", t->info.name);
 out:
   if (own_values) zg_free_big(own_values, n_values);
   if (own_idx) zg_free_big(own_idx, n_idx);
@@ -241,9 +265,12 @@ out:
   return status;
 }
 
-// ---- the table ----------------------------------------------------------------------------------------------------------
+// ---- the table
+// ----------------------------------------------------------------------------------------------------------
 uint32_t zg_onnx_n_tensors(const zg_onnx_model *m) { return (uint32_t)m->tensors.n; }
-const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i) { return &m->tensors.at[i].info; }
+const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i) {
+  return &m->tensors.at[i].info;
+}
 
 zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out) {
   zg__tensor *t = &m->tensors.at[i];
@@ -263,7 +290,11 @@ zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out) {
   return zg_status_prefix(s, "%s: ", m->path);
 }
 
-typedef struct { zg_onnx_model *m; zg_map names; int depth; } table;
+typedef struct {
+  zg_onnx_model *m;
+  zg_map names;
+  int depth;
+} table;
 
 static const char *unique_name(table *t, const char *name) {
   if (!*name) name = "unnamed";
@@ -272,12 +303,16 @@ static const char *unique_name(table *t, const char *name) {
   return zg_arena_str(&t->m->mem, try);
 }
 
-// Tensors whose type zgraph has no word for are left out: they matter only if a node reads them, and that says so then.
-static void add(table *t, const Onnx__TensorProto *p, const Onnx__SparseTensorProto *sparse, const char *name, zg__home home) {
+// Tensors whose type zgraph has no word for are left out: they matter only if a node reads them, and that
+// says so then.
+static void add(table *t, const Onnx__TensorProto *p, const Onnx__SparseTensorProto *sparse, const char *name,
+                zg__home home) {
   zg__tensor x = {.proto = p, .sparse = sparse, .home = home};
   zg__ref *ref = zg__tensor_ref(p);
-  zg_status s = sparse ? dims_type(p->data_type, sparse->dims, sparse->n_dims, &x.info.type) : zg__tensor_type(p, &x.info.type);
-  bool bad = s || !ref || ref->index != UINT64_MAX || (home == ZG__IN_CONSTANT && !zg_dtype_is_float(x.info.type.dtype));
+  zg_status s = sparse ? dims_type(p->data_type, sparse->dims, sparse->n_dims, &x.info.type)
+                       : zg__tensor_type(p, &x.info.type);
+  bool bad = s || !ref || ref->index != UINT64_MAX ||
+             (home == ZG__IN_CONSTANT && !zg_dtype_is_float(x.info.type.dtype));
   zg_status_free(s);
   if (bad) return;
   x.info.name = unique_name(t, name);
@@ -287,7 +322,8 @@ static void add(table *t, const Onnx__TensorProto *p, const Onnx__SparseTensorPr
   zg_vec_push(&t->m->tensors, x);
 }
 
-const Onnx__TensorProto *zg__constant_value(const Onnx__NodeProto *n, const Onnx__SparseTensorProto **sparse) {
+const Onnx__TensorProto *zg__constant_value(const Onnx__NodeProto *n,
+                                            const Onnx__SparseTensorProto **sparse) {
   *sparse = NULL;
   if (strcmp(zg__str(n->op_type), "Constant") || *zg__domain(n->domain)) return NULL;
   for (size_t i = 0; i < n->n_attribute; i++) {
@@ -314,7 +350,8 @@ static void add_nodes(table *t, Onnx__NodeProto *const *nodes, size_t n) {
 }
 
 static void add_graph(table *t, const Onnx__GraphProto *g, zg__home home) {
-  for (size_t i = 0; i < g->n_initializer; i++) add(t, g->initializer[i], NULL, zg__str(g->initializer[i]->name), home);
+  for (size_t i = 0; i < g->n_initializer; i++)
+    add(t, g->initializer[i], NULL, zg__str(g->initializer[i]->name), home);
   for (size_t i = 0; i < g->n_sparse_initializer; i++) {
     const Onnx__SparseTensorProto *s = g->sparse_initializer[i];
     if (s->values) add(t, s->values, s, zg__str(s->values->name), home);
@@ -325,7 +362,8 @@ static void add_graph(table *t, const Onnx__GraphProto *g, zg__home home) {
 zg_status zg__tensor_table(zg_onnx_model *m) {
   table t = {.m = m};
   add_graph(&t, m->proto->graph, ZG__IN_GRAPH);
-  for (size_t i = 0; i < m->proto->n_functions; i++) add_nodes(&t, m->proto->functions[i]->node, m->proto->functions[i]->n_node);
+  for (size_t i = 0; i < m->proto->n_functions; i++)
+    add_nodes(&t, m->proto->functions[i]->node, m->proto->functions[i]->n_node);
   zg_map_fini(&t.names);
   return NULL;
 }

@@ -1,11 +1,13 @@
-// The walk over nodes: looks operands up, runs structural nodes (Constant, functions, If, Loop, sequences) itself and hands
-// the rest to the op families' import rows.
+// The walk over nodes: looks operands up, runs structural nodes (Constant, functions, If, Loop, sequences)
+// itself and hands the rest to the op families' import rows.
 //
-// What zgraph cannot do does not end the import at once: its results are poisoned, and only a model output that depends on
-// them brings the message up. A classifier with a string output beside its logits trains all the same.
+// What zgraph cannot do does not end the import at once: its results are poisoned, and only a model output
+// that depends on them brings the message up. A classifier with a string output beside its logits trains all
+// the same.
 #include "graph/onnx/onnx_priv.h"
 
-// ---- scopes -----------------------------------------------------------------------------------------------------------
+// ---- scopes
+// -----------------------------------------------------------------------------------------------------------
 void zg__scope_init(zg__scope *s, zg__scope *outer, const zg__frame *frame) {
   *s = (zg__scope){.outer = outer, .frame = frame};
 }
@@ -43,7 +45,8 @@ zg_status zg__builder_error(zg__import *im) {
   return zg_status_prefix(s, "node \"%s\" (%s): ", zg__str(im->node_name), zg__str(im->node_op));
 }
 
-// ---- tensors ----------------------------------------------------------------------------------------------------------
+// ---- tensors
+// ----------------------------------------------------------------------------------------------------------
 // A constant from bytes of the file, which lie at any address.
 zg_val zg__const(zg_builder *b, const zg_type *t, const void *bytes) {
   if ((uintptr_t)bytes % zg_dtype_bytes(t->dtype) == 0) return zg_b_const_data(b, t, bytes);
@@ -63,8 +66,10 @@ static zg_status read_tensor(zg__import *im, uint32_t i, zg_val *out) {
     *out = zg__const(im->b, &t->info.type, bytes);
     return NULL;
   }
-  *out = zg_b_param(im->b, &(zg_param_attr){.name = t->info.name, .type = t->info.type, .role = d->role,
-                                            .reason = d->reason, .source = i});
+  *out = zg_b_param(
+      im->b,
+      &(zg_param_attr){
+          .name = t->info.name, .type = t->info.type, .role = d->role, .reason = d->reason, .source = i});
   return NULL;
 }
 
@@ -76,7 +81,8 @@ zg_status zg__as_value(zg__import *im, zg__binding *x) {
   return NULL;
 }
 
-// A TensorProto as a binding: by its table entry, as a constant, or, where its type is beyond zgraph, as poison.
+// A TensorProto as a binding: by its table entry, as a constant, or, where its type is beyond zgraph, as
+// poison.
 static zg_status bind_tensor(zg__import *im, const Onnx__TensorProto *t, const char *name, zg__binding *out) {
   const zg__ref *ref = zg__tensor_ref(t);
   if (ref && ref->index != UINT64_MAX) {
@@ -110,20 +116,23 @@ zg_status zg__bind_initializers(zg__import *im, zg__scope *s, const Onnx__GraphP
     if (!values) continue;
     const zg__ref *ref = zg__tensor_ref(values);
     bool known = ref && ref->index != UINT64_MAX;
-    zg__bind(s, values->name, known ? (zg__binding){.kind = ZG__TENSOR, .tensor = (uint32_t)ref->index}
-                                    : poison(zg_arena_printf(&im->mem, "sparse tensor \"%s\" has an unsupported type",
-                                                             zg__str(values->name))));
+    zg__bind(s, values->name,
+             known ? (zg__binding){.kind = ZG__TENSOR, .tensor = (uint32_t)ref->index}
+                   : poison(zg_arena_printf(&im->mem, "sparse tensor \"%s\" has an unsupported type",
+                                            zg__str(values->name))));
   }
   return NULL;
 }
 
-static zg_status constant(zg__import *im, zg_onnx_node *v, const Onnx__NodeProto *n, const zg__frame *f, zg__binding *out) {
+static zg_status constant(zg__import *im, zg_onnx_node *v, const Onnx__NodeProto *n, const zg__frame *f,
+                          zg__binding *out) {
   const Onnx__AttributeProto *a;
   zg_builder *b = im->b;
   if ((a = zg__attr(n, f, "value")) && a->t) return bind_tensor(im, a->t, v->name, out);
   if ((a = zg__attr(n, f, "sparse_value")) && a->sparse_tensor && a->sparse_tensor->values) {
     const zg__ref *ref = zg__tensor_ref(a->sparse_tensor->values);
-    if (!ref || ref->index == UINT64_MAX) return zg_onnx_error(v, ZG_UNSUPPORTED, "a sparse constant must have a float type");
+    if (!ref || ref->index == UINT64_MAX)
+      return zg_onnx_error(v, ZG_UNSUPPORTED, "a sparse constant must have a float type");
     *out = (zg__binding){.kind = ZG__TENSOR, .tensor = (uint32_t)ref->index};
     return NULL;
   }
@@ -147,7 +156,8 @@ static zg_status constant(zg__import *im, zg_onnx_node *v, const Onnx__NodeProto
   return NULL;
 }
 
-// ---- functions --------------------------------------------------------------------------------------------------------
+// ---- functions
+// --------------------------------------------------------------------------------------------------------
 int64_t zg__find_function(const zg__import *im, const Onnx__NodeProto *n) {
   if (!im->functions.n) return -1;
   zg_str key = {0};
@@ -158,18 +168,26 @@ int64_t zg__find_function(const zg__import *im, const Onnx__NodeProto *n) {
   return found ? (int64_t)i : -1;
 }
 
-static zg_status call_function(zg__import *im, const zg_onnx_node *v, const zg__frame *caller, const Onnx__NodeProto *call,
-                               const Onnx__FunctionProto *func, const zg__binding *in, zg__binding *out) {
+static zg_status call_function(zg__import *im, const zg_onnx_node *v, const zg__frame *caller,
+                               const Onnx__NodeProto *call, const Onnx__FunctionProto *func,
+                               const zg__binding *in, zg__binding *out) {
   zg_status status = NULL;
   uint32_t *order, n_order;
-  zg__frame f = {.func = func, .call = call, .caller = caller, .opsets = caller->opsets, .depth = caller->depth + 1,
+  zg__frame f = {.func = func,
+                 .call = call,
+                 .caller = caller,
+                 .opsets = caller->opsets,
+                 .depth = caller->depth + 1,
                  .prefix = zg_arena_printf(&im->mem, "%s%s/", caller->prefix, v->name)};
   if (f.depth > ZG__MAX_DEPTH) return zg_onnx_error(v, ZG_INVALID, "functions call each other without end");
   if (call->n_input > func->n_input)
-    return zg_onnx_error(v, ZG_INVALID, "it has %zu inputs, the function takes %zu", call->n_input, func->n_input);
+    return zg_onnx_error(v, ZG_INVALID, "it has %zu inputs, the function takes %zu", call->n_input,
+                         func->n_input);
   if (call->n_output > func->n_output)
-    return zg_onnx_error(v, ZG_INVALID, "it has %zu outputs, the function gives %zu", call->n_output, func->n_output);
-  if (func->n_opset_import) ZG_TRY(zg__read_opsets(im->m, func->opset_import, func->n_opset_import, &f.opsets));
+    return zg_onnx_error(v, ZG_INVALID, "it has %zu outputs, the function gives %zu", call->n_output,
+                         func->n_output);
+  if (func->n_opset_import)
+    ZG_TRY(zg__read_opsets(im->m, func->opset_import, func->n_opset_import, &f.opsets));
   const char **wanted = ZG_NEW_N(&im->mem, const char *, call->n_output + 1);
   for (size_t i = 0; i < call->n_output; i++) wanted[i] = *zg__str(call->output[i]) ? func->output[i] : "";
   zg__scope s;
@@ -180,7 +198,8 @@ static zg_status call_function(zg__import *im, const zg_onnx_node *v, const zg__
   ZG_TRY_OUT(zg__run_nodes(im, &s, func->node, order, n_order));
   for (size_t i = 0; i < call->n_output; i++)
     if (*wanted[i] && !zg__lookup(&s, wanted[i], &out[i]))
-      ZG_TRY_OUT(zg_onnx_error(v, ZG_INVALID, "the function's output \"%s\" is made by no node of it", wanted[i]));
+      ZG_TRY_OUT(
+          zg_onnx_error(v, ZG_INVALID, "the function's output \"%s\" is made by no node of it", wanted[i]));
 out:
   zg__scope_fini(&s);
   return status;
@@ -193,7 +212,9 @@ zg_status zg__run_graph(zg__import *im, zg__scope *outer, const zg__frame *f, co
   zg__frame inner = *f;
   inner.depth++;
   if (inner.depth > ZG__MAX_DEPTH) return zg_error(ZG_INVALID, "subgraphs are nested too deeply");
-  if (g->n_input > n_args) return zg_error(ZG_INVALID, "subgraph \"%s\" wants %zu inputs, gets %u", zg__str(g->name), g->n_input, n_args);
+  if (g->n_input > n_args)
+    return zg_error(ZG_INVALID, "subgraph \"%s\" wants %zu inputs, gets %u", zg__str(g->name), g->n_input,
+                    n_args);
   const char **wanted = ZG_NEW_N(&im->mem, const char *, g->n_output + 1);
   for (size_t i = 0; i < g->n_output; i++) wanted[i] = zg__str(g->output[i]->name);
   zg__scope s;
@@ -204,14 +225,17 @@ zg_status zg__run_graph(zg__import *im, zg__scope *outer, const zg__frame *f, co
   ZG_TRY_OUT(zg__run_nodes(im, &s, g->node, order, n_order));
   for (size_t i = 0; i < g->n_output; i++)
     if (!zg__lookup(&s, wanted[i], &out[i]))
-      ZG_TRY_OUT(zg_error(ZG_INVALID, "output \"%s\" of subgraph \"%s\" is made by no node", wanted[i], zg__str(g->name)));
+      ZG_TRY_OUT(zg_error(ZG_INVALID, "output \"%s\" of subgraph \"%s\" is made by no node", wanted[i],
+                          zg__str(g->name)));
 out:
   zg__scope_fini(&s);
   return status;
 }
 
-// ---- ordinary nodes -----------------------------------------------------------------------------------------------------
-// Imports by field names: operands as they are, each field of the op's attribute struct from the attribute of its name.
+// ---- ordinary nodes
+// -----------------------------------------------------------------------------------------------------
+// Imports by field names: operands as they are, each field of the op's attribute struct from the attribute of
+// its name.
 static zg_status import_plain(zg_onnx_node *v, const zg_op *op) {
   char *attr = op->attr_bytes ? zg_arena_alloc(zg_builder_arena(v->b), op->attr_bytes) : NULL;
   for (uint32_t i = 0; i < op->n_fields; i++) {
@@ -230,12 +254,14 @@ static zg_status import_plain(zg_onnx_node *v, const zg_op *op) {
         *(int64_t *)at = d;
         break;
       case ZG_ATTR_TYPE:
-      case ZG_ATTR_DATA: ZG_ASSERT(!"an op whose attributes hold types or data needs an import function"); break;
+      case ZG_ATTR_DATA:
+        ZG_ASSERT(!"an op whose attributes hold types or data needs an import function");
+        break;
     }
   }
   uint32_t n_out = op->n_out ? op->n_out : v->n_out;
   zg_val *out = ZG_NEW_N(zg_builder_arena(v->b), zg_val, ZG_MAX(n_out, v->n_out) + 1);
-  if (!zg_emit(v->b, op, attr, v->in, v->n_in, out, n_out)) return NULL;   // the builder keeps the error
+  if (!zg_emit(v->b, op, attr, v->in, v->n_in, out, n_out)) return NULL;  // the builder keeps the error
   for (uint32_t i = 0; i < v->n_out && i < n_out; i++) v->out[i] = out[i];
   return NULL;
 }
@@ -246,22 +272,30 @@ static const char *why_no_row(zg__import *im, const zg_onnx_node *v, const zg__f
   for (const zg_family *const *fam = zg_families; *fam; fam++)
     for (uint32_t i = 0; i < (*fam)->n_onnx; i++) {
       const zg_onnx_row *r = &(*fam)->onnx[i];
-      if (!strcmp(r->op_type, v->op_type) && !strcmp(zg__domain(r->domain), v->domain)) since = ZG_MAX(since, r->since);
+      if (!strcmp(r->op_type, v->op_type) && !strcmp(zg__domain(r->domain), v->domain))
+        since = ZG_MAX(since, r->since);
     }
-  const char *hint = since && v->opset < since
-      ? zg_arena_printf(&im->mem, "it is supported from opset %lld on: convert the model with onnx.version_converter", (long long)since)
-      : *v->domain ? "it is no standard op: export the model without fusion or custom ops, or add a model-local function for it"
-                   : "export the model in float, without quantisation or ops whose result size depends on the data, or "
+  const char *hint =
+      since && v->opset < since
+          ? zg_arena_printf(
+                &im->mem, "it is supported from opset %lld on: convert the model with onnx.version_converter",
+                (long long)since)
+      : *v->domain ? "it is no standard op: export the model without fusion or custom ops, or add a "
+                     "model-local function for it"
+                   : "export the model in float, without quantisation or ops whose result size depends on "
+                     "the data, or "
                      "cut this part off the graph";
-  return zg_arena_printf(&im->mem, "node \"%s%s\" (%s, domain \"%s\", opset %lld): this op is not supported; %s", f->prefix, v->name,
-                         v->op_type, *v->domain ? v->domain : "ai.onnx", (long long)v->opset, hint);
+  return zg_arena_printf(
+      &im->mem, "node \"%s%s\" (%s, domain \"%s\", opset %lld): this op is not supported; %s", f->prefix,
+      v->name, v->op_type, *v->domain ? v->domain : "ai.onnx", (long long)v->opset, hint);
 }
 
 static void poison_outputs(zg__binding *out, uint32_t n, const char *why) {
   for (uint32_t i = 0; i < n; i++) out[i] = poison(why);
 }
 
-static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *f, zg__binding *in, zg__binding *out) {
+static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *f, zg__binding *in,
+                              zg__binding *out) {
   const zg_onnx_row *row = zg_onnx_find(v->op_type, v->domain, v->opset);
   if (!row) {
     poison_outputs(out, v->n_out, why_no_row(im, v, f));
@@ -269,7 +303,8 @@ static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *
   }
   zg_val *vals = ZG_NEW_N(&im->mem, zg_val, v->n_in + 1);
   for (uint32_t i = 0; i < v->n_in; i++) {
-    if (in[i].kind == ZG__LIST) return zg_onnx_error(v, ZG_UNSUPPORTED, "input %u is a sequence; this op wants a tensor", i);
+    if (in[i].kind == ZG__LIST)
+      return zg_onnx_error(v, ZG_UNSUPPORTED, "input %u is a sequence; this op wants a tensor", i);
     ZG_TRY(zg__as_value(im, &in[i]));
     vals[i] = in[i].val;
   }
@@ -280,16 +315,17 @@ static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *
     zg_status_free(s);
     return zg__builder_error(im);
   }
-  if (s && zg_status_code(s) == ZG_UNSUPPORTED) {   // matters only if an output depends on it
+  if (s && zg_status_code(s) == ZG_UNSUPPORTED) {  // matters only if an output depends on it
     poison_outputs(out, v->n_out, zg_arena_str(&im->mem, zg_status_message(s)));
     zg_status_free(s);
     return NULL;
   }
   if (s) return s;
   for (uint32_t i = 0; i < v->n_out; i++)
-    out[i] = zg_is(v->out[i]) ? zg__of_val(v->out[i])
-                              : poison(zg_arena_printf(&im->mem, "node \"%s%s\" (%s-%lld): its output %u is not supported", f->prefix,
-                                                       v->name, v->op_type, (long long)v->opset, i));
+    out[i] = zg_is(v->out[i])
+                 ? zg__of_val(v->out[i])
+                 : poison(zg_arena_printf(&im->mem, "node \"%s%s\" (%s-%lld): its output %u is not supported",
+                                          f->prefix, v->name, v->op_type, (long long)v->opset, i));
   return NULL;
 }
 
@@ -300,22 +336,26 @@ static int64_t opset_of(const zg__frame *f, const char *domain) {
 }
 
 // *why: set if an operand is poisoned.
-static zg_status find_operands(zg__scope *s, const zg_onnx_node *v, const Onnx__NodeProto *n, zg__binding *in, const char **why) {
+static zg_status find_operands(zg__scope *s, const zg_onnx_node *v, const Onnx__NodeProto *n, zg__binding *in,
+                               const char **why) {
   for (uint32_t i = 0; i < v->n_in; i++) {
     in[i] = (zg__binding){.kind = ZG__NOTHING};
     if (!*zg__str(n->input[i])) continue;
     if (!zg__lookup(s, n->input[i], &in[i]))
-      return zg_onnx_error(v, ZG_INVALID, "input %u, \"%s\", is made by no node, input or initializer", i, n->input[i]);
+      return zg_onnx_error(v, ZG_INVALID, "input %u, \"%s\", is made by no node, input or initializer", i,
+                           n->input[i]);
     if (in[i].kind == ZG__POISON && !*why) *why = in[i].why;
   }
   return NULL;
 }
 
-static zg_status dispatch(zg__import *im, zg__scope *s, zg_onnx_node *v, const Onnx__NodeProto *n, zg__binding *in, zg__binding *out) {
+static zg_status dispatch(zg__import *im, zg__scope *s, zg_onnx_node *v, const Onnx__NodeProto *n,
+                          zg__binding *in, zg__binding *out) {
   bool standard = !*v->domain;
   int64_t func = zg__find_function(im, n);
   if (func >= 0) return call_function(im, v, s->frame, n, im->m->proto->functions[func], in, out);
-  if (standard && !strcmp(v->op_type, "Constant")) return v->n_out ? constant(im, v, n, s->frame, &out[0]) : NULL;
+  if (standard && !strcmp(v->op_type, "Constant"))
+    return v->n_out ? constant(im, v, n, s->frame, &out[0]) : NULL;
   const zg__structural_row *row = standard ? zg__find_structural(v->op_type) : NULL;
   bool lists = false;
   for (uint32_t i = 0; i < v->n_in; i++) lists |= in[i].kind == ZG__LIST;
@@ -340,17 +380,26 @@ static zg_status run_node(zg__import *im, zg__scope *s, const Onnx__NodeProto *n
   zg_onnx_attrs attrs = {n, f, im};
   uint32_t n_in = (uint32_t)n->n_input;
   while (n_in && !*zg__str(n->input[n_in - 1])) n_in--;
-  zg_onnx_node v = {.b = im->b, .op_type = zg__str(n->op_type), .domain = zg__domain(n->domain), .name = label, .n_in = n_in,
-                    .n_out = (uint32_t)n->n_output, .attrs = &attrs, .batch_norm_train = im->o->batch_norm_train,
-                    .dropout_on = im->o->dropout_on, .dropout_ratio = im->o->dropout_ratio};
+  zg_onnx_node v = {.b = im->b,
+                    .op_type = zg__str(n->op_type),
+                    .domain = zg__domain(n->domain),
+                    .name = label,
+                    .n_in = n_in,
+                    .n_out = (uint32_t)n->n_output,
+                    .attrs = &attrs,
+                    .batch_norm_train = im->o->batch_norm_train,
+                    .dropout_on = im->o->dropout_on,
+                    .dropout_ratio = im->o->dropout_ratio};
   v.opset = opset_of(f, v.domain);
   bool *used = ZG_NEW_N(&im->mem, bool, v.n_out + 1);
   for (uint32_t i = 0; i < v.n_out; i++) used[i] = *zg__str(n->output[i]) != 0;
   v.out_used = used;
-  zg__binding *in = ZG_NEW_N(&im->mem, zg__binding, v.n_in + 1), *out = ZG_NEW_N(&im->mem, zg__binding, v.n_out + 1);
+  zg__binding *in = ZG_NEW_N(&im->mem, zg__binding, v.n_in + 1),
+              *out = ZG_NEW_N(&im->mem, zg__binding, v.n_out + 1);
   const char *why = NULL;
   if (++im->n_nodes > ZG__MAX_NODES)
-    return zg_onnx_error(&v, ZG_UNSUPPORTED, "the graph has more than %llu nodes once functions and loops are unrolled",
+    return zg_onnx_error(&v, ZG_UNSUPPORTED,
+                         "the graph has more than %llu nodes once functions and loops are unrolled",
                          (unsigned long long)ZG__MAX_NODES);
   im->node_name = *f->prefix ? zg_arena_printf(&im->mem, "%s%s", f->prefix, label) : label;
   im->node_op = v.op_type;
@@ -367,12 +416,14 @@ static zg_status run_node(zg__import *im, zg__scope *s, const Onnx__NodeProto *n
   return NULL;
 }
 
-zg_status zg__run_nodes(zg__import *im, zg__scope *s, Onnx__NodeProto *const *nodes, const uint32_t *order, uint32_t n) {
+zg_status zg__run_nodes(zg__import *im, zg__scope *s, Onnx__NodeProto *const *nodes, const uint32_t *order,
+                        uint32_t n) {
   for (uint32_t i = 0; i < n; i++) ZG_TRY(run_node(im, s, nodes[order[i]]));
   return NULL;
 }
 
-// ---- structural nodes ---------------------------------------------------------------------------------------------------
+// ---- structural nodes
+// ---------------------------------------------------------------------------------------------------
 static const zg__structural_row control_rows[] = {
     {"If", zg__run_if, false}, {"Loop", zg__run_loop, false}, {"Scan", zg__run_scan, false}};
 
@@ -384,11 +435,14 @@ const zg__structural_row *zg__find_structural(const char *op_type) {
   return NULL;
 }
 
-bool zg__arg_present(const zg__structural *x, uint32_t i) { return i < x->n_in && x->in[i].kind != ZG__NOTHING; }
+bool zg__arg_present(const zg__structural *x, uint32_t i) {
+  return i < x->n_in && x->in[i].kind != ZG__NOTHING;
+}
 
 zg_status zg__arg_value(zg__structural *x, uint32_t i, zg_val *out) {
   if (!zg__arg_present(x, i)) return zg_onnx_error(x->view, ZG_INVALID, "input %u is missing", i);
-  if (x->in[i].kind == ZG__LIST) return zg_onnx_error(x->view, ZG_INVALID, "input %u is a sequence, want a tensor", i);
+  if (x->in[i].kind == ZG__LIST)
+    return zg_onnx_error(x->view, ZG_INVALID, "input %u is a sequence, want a tensor", i);
   ZG_TRY(zg__as_value(x->im, &x->in[i]));
   *out = x->in[i].val;
   return NULL;
