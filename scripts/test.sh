@@ -1,0 +1,31 @@
+#!/bin/sh
+# Sets up, builds in build-test/, runs every test. The last line reads `N passed, N failed, N skipped`; the exit status is that
+# of the tests.
+# usage: scripts/test.sh [--sanitize]        --sanitize: the same in build-asan/ with address and undefined-behaviour sanitizers
+set -eu
+cd "$(dirname "$0")/.."
+root=$(pwd)
+
+dir=build-test
+options=""
+if [ "${1:-}" = --sanitize ]; then
+  dir=build-asan
+  options="-Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized"
+fi
+
+scripts/setup.sh
+# shellcheck disable=SC2086
+[ -f "$dir/build.ninja" ] || meson setup $options "$dir"
+ninja -C "$dir"
+
+# The zoo is compared with onnxruntime. Without it those tests are skipped, and say so.
+venv="$root/$dir/venv"
+if ! "$venv/bin/python" -c 'import numpy, yaml, onnxruntime' 2>/dev/null; then
+  python3 -m venv "$venv" && "$venv/bin/python" -m pip install -q numpy pyyaml onnxruntime ||
+    echo "test.sh: cannot install numpy, pyyaml and onnxruntime into $venv: the zoo is skipped"
+fi
+export ZG_TEST_PYTHON="$venv/bin/python"
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}"
+
+meson test -C "$dir" --no-rebuild --num-processes 2 --timeout-multiplier 4 --print-errorlogs || true
+exec python3 scripts/count_tests.py "$dir/meson-logs/testlog.json"
