@@ -12,50 +12,15 @@
 #include "graph/onnx/onnx_priv.h"
 
 // Ops in front of which one element is a constant of the arithmetic.
+// clang-format off
 static const char *const arithmetic[] = {
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Max",
-    "Min",
-    "Sum",
-    "Mean",
-    "Mod",
-    "Clip",
-    "Where",
-    "Equal",
-    "Less",
-    "Greater",
-    "LessOrEqual",
-    "GreaterOrEqual",
-    "Sqrt",
-    "Reciprocal",
-    "Cast",
-    "CastLike",
-    "Expand",
-    "Neg",
-    "Exp",
-    "Identity",
-    "Pad",
-    "Range",
-    "Shape",
-    "Resize",
-    "Upsample",
-    "OneHot",
-    "Dropout",
-    "ConstantOfShape",
-    "Tile",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Concat",
-    "Attention",
-    "Loop",
-    "If",
-    "Scan",
+    "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod", "Clip", "Where", "Equal",
+    "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Sqrt", "Reciprocal", "Cast", "CastLike",
+    "Expand", "Neg", "Exp", "Identity", "Pad", "Range", "Shape", "Resize", "Upsample", "OneHot",
+    "Dropout", "ConstantOfShape", "Tile", "Reshape", "Unsqueeze", "Squeeze", "Concat", "Attention",
+    "Loop", "If", "Scan",
 };
+// clang-format on
 // Operands that say how an op works, by bit: they must be constants.
 static const struct {
   const char *op_type;
