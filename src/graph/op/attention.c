@@ -1,15 +1,19 @@
 // Op family: attention and rotary embedding.
-//   attention   (q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E][, mask]) -> [B,H,T,E]; H a multiple of K (grouped heads)
+//   attention   (q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E][, mask]) -> [B,H,T,E]
+// H is a multiple of K (grouped heads).
 // mask broadcasts to [B,H,T,S]: bool (true = attend) or float (added). causal: key j <= query i + offset.
-// Order: scores * scale, softcap, mask, softmax; a row without any key to attend to gives 0. Grouped heads are rows of one
-// product per key head ([B,K,(H/K)*T,D]), so keys and values are never repeated.
+// Order: scores * scale, softcap, mask, softmax; a row without any key to attend to gives 0. Grouped heads
+// are rows of one product per key head ([B,K,(H/K)*T,D]), so keys and values are never repeated.
 #include <math.h>
 
 #include "graph/op/op_priv.h"
 
-typedef struct { int64_t causal, offset, f64; double scale, softcap; } attention_attr;   // f64: softmax in double
+typedef struct {
+  int64_t causal, offset, f64;
+  double scale, softcap;
+} attention_attr;  // f64: softmax in double
 
-// ---- softmax over rows that may be masked out -----------------------------------------------------------------------
+// ---- softmax over rows that may be masked out ---------------------------------------------------
 static zg_status masked_softmax_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   if (x->in[0]->rank == 0 || !zg_dtype_is_float(x->in[0]->dtype))
@@ -43,19 +47,27 @@ static zg_status masked_softmax_grad(zg_grad *g) {
 #define IN(shape) "%1 = input name=\"x\" type=f64" shape "\n"
 static const zg_op_case masked_softmax_cases[] = {
     {.name = "rows", .text = IN("[3,5]") "%2 = masked_softmax %1\noutput value \"y\" %2"},
-    {.name = "a row without keys", .text = IN("[2,2]") "%2 = masked_softmax %1\noutput value \"y\" %2", .no_grad = true,
-     .data = "x: -inf -inf 1 1", .expect = "x: 0 0 0 0"},
+    {.name = "a row without keys",
+     .text = IN("[2,2]") "%2 = masked_softmax %1\noutput value \"y\" %2",
+     .no_grad = true,
+     .data = "x: -inf -inf 1 1",
+     .expect = "x: 0 0 0 0"},
 };
-static const zg_op op_masked_softmax = {.name = "masked_softmax", .n_out = 1, .infer = masked_softmax_infer,
-                                        .grad = masked_softmax_grad, .lower = masked_softmax_lower, ZG_CASES(masked_softmax_cases)};
+static const zg_op op_masked_softmax = {.name = "masked_softmax",
+                                        .n_out = 1,
+                                        .infer = masked_softmax_infer,
+                                        .grad = masked_softmax_grad,
+                                        .lower = masked_softmax_lower,
+                                        ZG_CASES(masked_softmax_cases)};
 
-// ---- attention ------------------------------------------------------------------------------------------------------
+// ---- attention ----------------------------------------------------------------------------------
 static zg_status attention_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 3, 4));
   const zg_type *q = x->in[0], *k = x->in[1], *v = x->in[2], *m = x->n_in > 3 ? x->in[3] : NULL;
-  const bool ok = q->rank == 4 && k->rank == 4 && v->rank == 4 && zg_dtype_is_float(q->dtype) && k->dtype == q->dtype &&
-                  v->dtype == q->dtype && k->dim[0] == q->dim[0] && v->dim[0] == q->dim[0] && k->dim[3] == q->dim[3] &&
-                  k->dim[1] == v->dim[1] && k->dim[2] == v->dim[2] && k->dim[1] > 0 && q->dim[1] % k->dim[1] == 0;
+  const bool ok = q->rank == 4 && k->rank == 4 && v->rank == 4 && zg_dtype_is_float(q->dtype) &&
+                  k->dtype == q->dtype && v->dtype == q->dtype && k->dim[0] == q->dim[0] &&
+                  v->dim[0] == q->dim[0] && k->dim[3] == q->dim[3] && k->dim[1] == v->dim[1] &&
+                  k->dim[2] == v->dim[2] && k->dim[1] > 0 && q->dim[1] % k->dim[1] == 0;
   if (!ok)
     return zg_error(ZG_INVALID, "q %s, k %s and v %s do not fit (want [B,H,T,D], [B,K,S,D], [B,K,S,E])",
                     zg_type_text(q), zg_type_text(k), zg_type_text(v));
@@ -73,13 +85,16 @@ static zg_status attention_infer(zg_infer *x) {
   return NULL;
 }
 
-typedef struct { zg_val raw, capped, masked, probs, y; } attended;   // scores are [B,H,T,S]
+typedef struct {
+  zg_val raw, capped, masked, probs, y;
+} attended;  // scores are [B,H,T,S]
 
 static zg_val mask_scores(zg_builder *b, const attention_attr *a, zg_val s, zg_val mask) {
   const zg_type t = *zg_b_type(b, s);
   const zg_val minus_inf = zg_b_like(b, s, -INFINITY);
   if (zg_is(mask))
-    s = zg_b_type(b, mask)->dtype == ZG_BOOL ? zg_b_where(b, mask, s, minus_inf) : zg_add(b, s, zg__cast_like(b, mask, s));
+    s = zg_b_type(b, mask)->dtype == ZG_BOOL ? zg_b_where(b, mask, s, minus_inf)
+                                             : zg_add(b, s, zg__cast_like(b, mask, s));
   if (a->causal) {
     const zg_val i = zg__index_along(b, &t, 2, (double)a->offset), j = zg__index_along(b, &t, 3, 0);
     s = zg_b_where(b, zg_b_map2(b, ZG_S_LE, j, i), s, minus_inf);
@@ -119,27 +134,46 @@ static zg_status attention_lower(zg_lower *x) {
 }
 
 static const zg_attr_field attention_fields[] = {
-    ZG_FIELD(INT, attention_attr, causal, 0), ZG_FIELD(INT, attention_attr, offset, 0), ZG_FIELD(INT, attention_attr, f64, 0),
-    ZG_FIELD(FLOAT, attention_attr, scale, 1), ZG_FIELD(FLOAT, attention_attr, softcap, 0),
+    ZG_FIELD(INT, attention_attr, causal, 0),    ZG_FIELD(INT, attention_attr, offset, 0),
+    ZG_FIELD(INT, attention_attr, f64, 0),       ZG_FIELD(FLOAT, attention_attr, scale, 1),
+    ZG_FIELD(FLOAT, attention_attr, softcap, 0),
 };
-#define QKV(q, k, v) "%1 = input name=\"q\" type=f64" q "\n%2 = input name=\"k\" type=f64" k "\n%3 = input name=\"v\" type=f64" v "\n"
+#define QKV(q, k, v)                                                      \
+  "%1 = input name=\"q\" type=f64" q "\n%2 = input name=\"k\" type=f64" k \
+  "\n%3 = input name=\"v\" type=f64" v "\n"
 #define MASK(m) "%4 = input name=\"m\" type=" m "\n"
 static const zg_op_case attention_cases[] = {
-    {.name = "plain", .text = QKV("[2,2,3,4]", "[2,2,5,4]", "[2,2,5,3]") "%4 = attention %1, %2, %3 scale=0.5\noutput value \"y\" %4"},
-    {.name = "causal", .text = QKV("[1,2,3,2]", "[1,2,3,2]", "[1,2,3,2]") "%4 = attention %1, %2, %3 causal=1\noutput value \"y\" %4"},
-    {.name = "causal, after a cache", .text = QKV("[1,1,2,2]", "[1,1,5,2]", "[1,1,5,2]")
-     "%4 = attention %1, %2, %3 causal=1 offset=3\noutput value \"y\" %4"},
-    {.name = "grouped heads", .text = QKV("[2,4,3,2]", "[2,2,3,2]", "[2,2,3,5]") "%4 = attention %1, %2, %3 causal=1\noutput value \"y\" %4"},
-    {.name = "softcap", .text = QKV("[1,2,3,2]", "[1,1,3,2]", "[1,1,3,2]") "%4 = attention %1, %2, %3 softcap=2\noutput value \"y\" %4"},
-    {.name = "float mask", .text = QKV("[2,2,3,2]", "[2,2,4,2]", "[2,2,4,2]") MASK("f64[3,4]")
-     "%5 = attention %1, %2, %3, %4\noutput value \"y\" %5"},
-    {.name = "bool mask", .text = QKV("[1,4,2,2]", "[1,2,3,2]", "[1,2,3,2]") MASK("bool[2,3]")
-     "%5 = attention %1, %2, %3, %4\noutput value \"y\" %5", .data = "m: 1 0 1 0 0 0"},
+    {.name = "plain",
+     .text = QKV("[2,2,3,4]", "[2,2,5,4]",
+                 "[2,2,5,3]") "%4 = attention %1, %2, %3 scale=0.5\noutput value \"y\" %4"},
+    {.name = "causal",
+     .text = QKV("[1,2,3,2]", "[1,2,3,2]",
+                 "[1,2,3,2]") "%4 = attention %1, %2, %3 causal=1\noutput value \"y\" %4"},
+    {.name = "causal, after a cache",
+     .text = QKV("[1,1,2,2]", "[1,1,5,2]",
+                 "[1,1,5,2]") "%4 = attention %1, %2, %3 causal=1 offset=3\noutput value \"y\" %4"},
+    {.name = "grouped heads",
+     .text = QKV("[2,4,3,2]", "[2,2,3,2]",
+                 "[2,2,3,5]") "%4 = attention %1, %2, %3 causal=1\noutput value \"y\" %4"},
+    {.name = "softcap",
+     .text = QKV("[1,2,3,2]", "[1,1,3,2]",
+                 "[1,1,3,2]") "%4 = attention %1, %2, %3 softcap=2\noutput value \"y\" %4"},
+    {.name = "float mask",
+     .text = QKV("[2,2,3,2]", "[2,2,4,2]", "[2,2,4,2]")
+         MASK("f64[3,4]") "%5 = attention %1, %2, %3, %4\noutput value \"y\" %5"},
+    {.name = "bool mask",
+     .text = QKV("[1,4,2,2]", "[1,2,3,2]", "[1,2,3,2]")
+         MASK("bool[2,3]") "%5 = attention %1, %2, %3, %4\noutput value \"y\" %5",
+     .data = "m: 1 0 1 0 0 0"},
 };
-static const zg_op op_attention = {.name = "attention", ZG_ATTRS(attention_attr, attention_fields), .n_out = 1,
-                                   .infer = attention_infer, .lower = attention_lower, ZG_CASES(attention_cases)};
+static const zg_op op_attention = {.name = "attention",
+                                   ZG_ATTRS(attention_attr, attention_fields),
+                                   .n_out = 1,
+                                   .infer = attention_infer,
+                                   .lower = attention_lower,
+                                   ZG_CASES(attention_cases)};
 
-// ---- ONNX: Attention ------------------------------------------------------------------------------------------------
+// ---- ONNX: Attention ----------------------------------------------------------------------------
 // [B,T,H*D] to [B,H,T,D].
 static zg_val split_heads(zg_builder *b, zg_val x, int64_t heads) {
   const zg_type t = *zg_b_type(b, x);
@@ -158,8 +192,11 @@ static zg_status heads_of(const zg_onnx_node *n, uint32_t i, int64_t heads, zg_v
   *out = n->in[i];
   if (zg_builder_failed(n->b) || t.rank == 4) return NULL;
   if (t.rank != 3 || heads < 1 || t.dim[2] % heads)
-    return zg_onnx_error(n, ZG_INVALID, "operand %u is %s, which %lld heads do not divide (want [B,T,H*D] with the number of "
-                         "heads as attribute, or [B,H,T,D])", i, zg_type_text(&t), (long long)heads);
+    return zg_onnx_error(
+        n, ZG_INVALID,
+        "operand %u is %s, which %lld heads do not divide (want [B,T,H*D] with the number of "
+        "heads as attribute, or [B,H,T,D])",
+        i, zg_type_text(&t), (long long)heads);
   *out = split_heads(n->b, n->in[i], heads);
   return NULL;
 }
@@ -181,7 +218,8 @@ static zg_val narrow(zg_builder *b, zg_val mask, zg_val cond) {
   return zg_b_where(b, cond, mask, zg_b_like(b, mask, -INFINITY));
 }
 
-// nonpad_kv_seqlen (keys in use per batch) and sliding windows become masks; with the former, causal too (offset per batch).
+// nonpad_kv_seqlen (keys in use per batch) and sliding windows become masks; with the former, causal too
+// (offset per batch).
 static zg_val other_masks(zg_onnx_node *n, attention_attr *a, zg_val mask, const zg_type *scores) {
   zg_builder *b = n->b;
   const zg_val used = zg_onnx_in(n, 6), j = zg__index_along(b, scores, 3, 0);
@@ -193,7 +231,8 @@ static zg_val other_masks(zg_onnx_node *n, attention_attr *a, zg_val mask, const
     if (a->causal) mask = narrow(b, mask, zg_b_map2(b, ZG_S_LE, j, i));
     a->causal = 0;
   }
-  const int64_t left = zg_onnx_int(n, "left_window_size", -1), right = zg_onnx_int(n, "right_window_size", -1);
+  const int64_t left = zg_onnx_int(n, "left_window_size", -1),
+                right = zg_onnx_int(n, "right_window_size", -1);
   if (left >= 0) mask = narrow(b, mask, zg_b_map2(b, ZG_S_LE, i, zg_add_k(b, j, (double)left)));
   if (right >= 0) mask = narrow(b, mask, zg_b_map2(b, ZG_S_LE, j, zg_add_k(b, i, (double)right)));
   return mask;
@@ -209,7 +248,7 @@ static zg_status import_attention(zg_onnx_node *n) {
   ZG_TRY(heads_of(n, 2, zg_onnx_int(n, "kv_num_heads", 0), &v));
   attention_attr a = {.causal = zg_onnx_int(n, "is_causal", 0), .softcap = zg_onnx_float(n, "softcap", 0)};
   a.scale = zg_onnx_float(n, "scale", 1 / sqrt((double)ZG_MAX(1, zg_b_type(b, q)->dim[3])));
-  a.f64 = zg_onnx_int(n, "softmax_precision", 1) == 11;   // TensorProto.DOUBLE; f32 is the least that is used
+  a.f64 = zg_onnx_int(n, "softmax_precision", 1) == 11;  // TensorProto.DOUBLE; f32 is the least that is used
   if (zg_is(zg_onnx_in(n, 4)) != zg_is(zg_onnx_in(n, 5)))
     return zg_onnx_error(n, ZG_INVALID, "past_key and past_value must be given together");
   if (zg_is(zg_onnx_in(n, 4))) {
@@ -223,9 +262,11 @@ static zg_status import_attention(zg_onnx_node *n) {
   if (zg_is(mask)) mask = pad_mask(b, mask, scores.dim[3]);
   mask = other_masks(n, &a, mask, &scores);
   zg_val y;
-  if (n->n_out > 3 && n->out_used[3]) {   // the scores themselves are asked for: without the op, which hides them
+  if (n->n_out > 3 &&
+      n->out_used[3]) {  // the scores themselves are asked for: without the op, which hides them
     const int64_t mode = zg_onnx_int(n, "qk_matmul_output_mode", 0);
-    if (mode < 0 || mode > 3) return zg_onnx_error(n, ZG_INVALID, "qk_matmul_output_mode is %lld, want 0 to 3", (long long)mode);
+    if (mode < 0 || mode > 3)
+      return zg_onnx_error(n, ZG_INVALID, "qk_matmul_output_mode is %lld, want 0 to 3", (long long)mode);
     const attended r = attend(b, &a, q, k, v, mask);
     n->out[3] = zg__cast_like(b, (zg_val[]){r.raw, r.capped, r.masked, r.probs}[mode], q);
     y = r.y;
@@ -238,20 +279,24 @@ static zg_status import_attention(zg_onnx_node *n) {
   return NULL;
 }
 
-// com.microsoft MultiHeadAttention with separate q, k, v of rank 3, an optional bias of all three, and attention_bias.
+// com.microsoft MultiHeadAttention with separate q, k, v of rank 3, an optional bias of all three, and
+// attention_bias.
 static zg_status import_multi_head_attention(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 3));
   zg_builder *b = n->b;
   const int64_t heads = zg_onnx_int(n, "num_heads", 0);
   for (uint32_t i = 4; i < n->n_in; i++)
     if (i != 5 && zg_is(n->in[i]))
-      return zg_onnx_error(n, ZG_UNSUPPORTED, "operand %u (padding mask, or keys and values of earlier steps) is not supported", i);
+      return zg_onnx_error(n, ZG_UNSUPPORTED,
+                           "operand %u (padding mask, or keys and values of earlier steps) is not supported",
+                           i);
   zg_val x[3];
   int64_t at = 0;
   for (uint32_t i = 0; i < 3; i++) {
     const zg_type t = *zg_b_type(b, n->in[i]);
     if (t.rank != 3 || heads < 1 || t.dim[2] % heads)
-      return zg_onnx_error(n, ZG_UNSUPPORTED, "operand %u is %s; want [B,T,H*D] for %lld heads", i, zg_type_text(&t), (long long)heads);
+      return zg_onnx_error(n, ZG_UNSUPPORTED, "operand %u is %s; want [B,T,H*D] for %lld heads", i,
+                           zg_type_text(&t), (long long)heads);
     x[i] = n->in[i];
     if (zg_is(zg_onnx_in(n, 3))) x[i] = zg_add(b, x[i], zg_b_slice1(b, n->in[3], 0, at, t.dim[2]));
     at += t.dim[2];
@@ -267,14 +312,17 @@ static zg_status import_multi_head_attention(zg_onnx_node *n) {
   return NULL;
 }
 
-// ---- ONNX: RotaryEmbedding ------------------------------------------------------------------------------------------
-// x: [B,H,T,D]; c, s broadcast against [B,H,T,r/2]. The first r of D elements turn, as halves or as neighbours.
+// ---- ONNX: RotaryEmbedding ----------------------------------------------------------------------
+// x: [B,H,T,D]; c, s broadcast against [B,H,T,r/2]. The first r of D elements turn, as halves or as
+// neighbours.
 static zg_val rotate(zg_builder *b, zg_val x, zg_val c, zg_val s, int64_t r, bool interleaved) {
   const zg_type t = *zg_b_type(b, x);
-  const int64_t start0[4] = {0}, start1[4] = {0, 0, 0, interleaved ? 1 : r / 2}, step[4] = {1, 1, 1, interleaved ? 2 : 1};
+  const int64_t start0[4] = {0}, start1[4] = {0, 0, 0, interleaved ? 1 : r / 2},
+                step[4] = {1, 1, 1, interleaved ? 2 : 1};
   const int64_t size[4] = {t.dim[0], t.dim[1], t.dim[2], r / 2};
   const zg_val x1 = zg_b_slice(b, x, start0, step, size), x2 = zg_b_slice(b, x, start1, step, size);
-  const zg_val re = zg_sub(b, zg_mul(b, x1, c), zg_mul(b, x2, s)), im = zg_add(b, zg_mul(b, x1, s), zg_mul(b, x2, c));
+  const zg_val re = zg_sub(b, zg_mul(b, x1, c), zg_mul(b, x2, s)),
+               im = zg_add(b, zg_mul(b, x1, s), zg_mul(b, x2, c));
   zg_val y;
   if (interleaved) {
     y = zg_b_concat(b, (zg_val[]){zg_b_unsqueeze(b, re, 4), zg_b_unsqueeze(b, im, 4)}, 2, 4);
@@ -292,7 +340,8 @@ static zg_status turn_at(zg_onnx_node *n, zg_val cache, zg_val ids, zg_val x, zg
   if (zg_is(ids)) cache = zg_b_gather(b, cache, ids, 0);
   const zg_type g = *zg_b_type(b, cache);
   if (!zg_builder_failed(b) && (g.rank != 3 || g.dim[1] != tx.dim[2]))
-    return zg_onnx_error(n, ZG_INVALID, "cos or sin cache %s gives %s for %s; want [B,T,D/2]", zg_type_text(&t), zg_type_text(&g), zg_type_text(&tx));
+    return zg_onnx_error(n, ZG_INVALID, "cos or sin cache %s gives %s for %s; want [B,T,D/2]",
+                         zg_type_text(&t), zg_type_text(&g), zg_type_text(&tx));
   *out = zg__cast_like(b, zg_b_unsqueeze(b, cache, 1), x);
   return NULL;
 }
@@ -308,7 +357,8 @@ static zg_status import_rotary(zg_onnx_node *n, zg_val cos, zg_val sin, zg_val i
   ZG_TRY(heads_of(n, 0, heads, &x));
   if (r == 0) r = zg_b_type(b, x)->dim[3];
   if (!zg_builder_failed(b) && (r != 2 * half || r > zg_b_type(b, x)->dim[3]))
-    return zg_onnx_error(n, ZG_INVALID, "caches of width %lld do not turn %lld of the elements of a head", (long long)half, (long long)r);
+    return zg_onnx_error(n, ZG_INVALID, "caches of width %lld do not turn %lld of the elements of a head",
+                         (long long)half, (long long)r);
   ZG_TRY(turn_at(n, cos, ids, x, &c));
   ZG_TRY(turn_at(n, sin, ids, x, &s));
   const zg_val y = rotate(b, x, c, s, r, zg_onnx_int(n, "interleaved", 0) != 0);
@@ -325,7 +375,8 @@ static zg_status import_rotary_onnx(zg_onnx_node *n) {
 static zg_status import_rotary_ms(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 4));
   zg_builder *b = n->b;
-  if (zg_onnx_int(n, "is_packed_batching", 0)) return zg_onnx_error(n, ZG_UNSUPPORTED, "is_packed_batching is not supported");
+  if (zg_onnx_int(n, "is_packed_batching", 0))
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "is_packed_batching is not supported");
   const zg_type t = *zg_b_type(b, n->in[0]);
   zg_val ids = n->in[1];
   if (zg_elems(zg_b_type(b, ids)) == 1) {
@@ -343,4 +394,5 @@ static const zg_onnx_row rows[] = {
     {"MultiHeadAttention", "com.microsoft", 1, 0, import_multi_head_attention, NULL, 8},
 };
 static const zg_op *const ops[] = {&op_attention, &op_masked_softmax};
-const zg_family zg_family_attention = {.name = "attention", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+const zg_family zg_family_attention = {
+    .name = "attention", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -1,13 +1,22 @@
 // Op family: einsum, written out at import as transposes, reshapes, sums and matmuls.
-//   - A term is a value with one label per dim. Labels of the ellipsis are labels like others, aligned at the right.
+//   - A term is a value with one label per dim. The ellipsis stands for labels too, aligned at the right.
 //   - Repeated labels within a term: its diagonal (a slice of the two dims merged).
-//   - Labels that nobody else needs are summed at once; dims of 1 against a longer one are dropped (broadcasting).
-//   - Terms are contracted from left to right: [batch, M, K] x [batch, K, N], or a product where nothing is contracted.
+//   - Labels that nobody else needs are summed at once; dims of 1 against a longer one are dropped.
+//   - Terms are contracted from left to right: [batch, M, K] x [batch, K, N], or an elementwise product.
 #include "graph/op/op_priv.h"
 
 enum { N_LETTERS = 52, MAX_LABELS = N_LETTERS + ZG_MAX_RANK };
-typedef struct { zg_val v; int64_t n; int label[2 * ZG_MAX_RANK]; } term;
-typedef struct { zg_onnx_node *n; zg_builder *b; int64_t size[MAX_LABELS]; term out; } problem;
+typedef struct {
+  zg_val v;
+  int64_t n;
+  int label[2 * ZG_MAX_RANK];
+} term;
+typedef struct {
+  zg_onnx_node *n;
+  zg_builder *b;
+  int64_t size[MAX_LABELS];
+  term out;
+} problem;
 
 static int position(const term *t, int label) {
   for (int i = 0; i < t->n; i++)
@@ -15,14 +24,17 @@ static int position(const term *t, int label) {
   return -1;
 }
 
-static int letter(char c) { return c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= 'A' && c <= 'Z' ? c - 'A' : -1; }   // ASCII order
+static int letter(char c) {
+  return c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= 'A' && c <= 'Z' ? c - 'A' : -1;
+}  // ASCII order
 
 // Reads labels of one term up to ',' or the end. dots: labels that "..." stands for.
 static zg_status read_labels(const problem *p, const char **at, int64_t dots, term *t) {
   t->n = 0;
   const char *c = *at;
   for (; *c && *c != ','; c++) {
-    if (t->n + dots > ZG_MAX_RANK) return zg_onnx_error(p->n, ZG_UNSUPPORTED, "a term has more than %d labels", ZG_MAX_RANK);
+    if (t->n + dots > ZG_MAX_RANK)
+      return zg_onnx_error(p->n, ZG_UNSUPPORTED, "a term has more than %d labels", ZG_MAX_RANK);
     if (*c == ' ') continue;
     if (strncmp(c, "...", 3) == 0) {
       for (int64_t i = 0; i < dots; i++) t->label[t->n++] = (int)(MAX_LABELS - dots + i);
@@ -44,7 +56,7 @@ static int64_t count_letters(const char *c, bool *dots) {
   return n;
 }
 
-// ---- steps on one term ----------------------------------------------------------------------------------------------
+// ---- steps on one term --------------------------------------------------------------------------
 static void permute(problem *p, term *t, const int64_t *perm) {
   term old = *t;
   bool same = true;
@@ -73,7 +85,8 @@ static void diagonal(problem *p, term *t, int i, int j) {
 // Removes dim i of a term: summed, or squeezed where it is 1.
 static void drop(problem *p, term *t, int i) {
   const int64_t axis = i;
-  t->v = zg_b_type(p->b, t->v)->dim[i] == 1 ? zg_b_squeeze(p->b, t->v, i) : zg_b_reduce(p->b, ZG_RED_SUM, t->v, &axis, 1, false);
+  t->v = zg_b_type(p->b, t->v)->dim[i] == 1 ? zg_b_squeeze(p->b, t->v, i)
+                                            : zg_b_reduce(p->b, ZG_RED_SUM, t->v, &axis, 1, false);
   for (int k = i; k + 1 < t->n; k++) t->label[k] = t->label[k + 1];
   t->n--;
 }
@@ -94,10 +107,15 @@ static void tidy(problem *p, term *t, const term *others, int n_others) {
   }
 }
 
-// ---- contracting two terms ------------------------------------------------------------------------------------------
-typedef struct { int label[ZG_MAX_RANK * 2]; int64_t n, size; } group;   // labels in order, product of their sizes
+// ---- contracting two terms ----------------------------------------------------------------------
+typedef struct {
+  int label[ZG_MAX_RANK * 2];
+  int64_t n, size;
+} group;  // labels in order, product of their sizes
 
-static void put(const problem *p, group *g, int label) { g->label[g->n++] = label, g->size *= p->size[label]; }
+static void put(const problem *p, group *g, int label) {
+  g->label[g->n++] = label, g->size *= p->size[label];
+}
 
 // The term's value with dims in the order of the groups, each group one dim.
 static zg_val arranged(problem *p, const term *t, const group *a, const group *b, const group *c) {
@@ -125,12 +143,14 @@ static term contract(problem *p, const term *x, const term *y, const term *later
   zg_builder *b = p->b;
   zg_val z;
   if (k.n == 0) {
-    z = zg_mul(b, arranged(p, x, &batch, &m, &k), arranged(p, y, &batch, &k, &n));   // [batch,M,1] * [batch,1,N]
+    z = zg_mul(b, arranged(p, x, &batch, &m, &k),
+               arranged(p, y, &batch, &k, &n));  // [batch,M,1] * [batch,1,N]
   } else if (m.n == 0 && n.n == 0) {
     z = zg_mul(b, arranged(p, x, &batch, &m, &k), arranged(p, y, &batch, &n, &k));
     z = zg_b_reduce(b, ZG_RED_SUM, z, (int64_t[]){2}, 1, false);
   } else if (batch.n == 0) {
-    const zg_val u = zg_b_squeeze(b, arranged(p, x, &batch, &m, &k), 0), v = zg_b_squeeze(b, arranged(p, y, &batch, &k, &n), 0);
+    const zg_val u = zg_b_squeeze(b, arranged(p, x, &batch, &m, &k), 0),
+                 v = zg_b_squeeze(b, arranged(p, y, &batch, &k, &n), 0);
     z = zg_b_matmul(b, u, v, false, false);
   } else {
     z = zg_b_matmul(b, arranged(p, x, &batch, &m, &k), arranged(p, y, &batch, &k, &n), false, false);
@@ -139,9 +159,12 @@ static term contract(problem *p, const term *x, const term *y, const term *later
   int64_t dim[ZG_MAX_RANK * 2];
   const group *gs[3] = {&batch, &m, &n};
   for (int g = 0; g < 3; g++)
-    for (int64_t i = 0; i < gs[g]->n; i++) r.label[r.n] = gs[g]->label[i], dim[r.n++] = p->size[gs[g]->label[i]];
+    for (int64_t i = 0; i < gs[g]->n; i++)
+      r.label[r.n] = gs[g]->label[i], dim[r.n++] = p->size[gs[g]->label[i]];
   if (r.n > ZG_MAX_RANK) {
-    zg_builder_fail(b, zg_onnx_error(p->n, ZG_UNSUPPORTED, "an intermediate result has rank %lld, above the limit of %d", (long long)r.n, ZG_MAX_RANK));
+    zg_builder_fail(
+        b, zg_onnx_error(p->n, ZG_UNSUPPORTED, "an intermediate result has rank %lld, above the limit of %d",
+                         (long long)r.n, ZG_MAX_RANK));
     r.n = 0;
     return r;
   }
@@ -149,7 +172,7 @@ static term contract(problem *p, const term *x, const term *y, const term *later
   return r;
 }
 
-// ---- equation -------------------------------------------------------------------------------------------------------
+// ---- equation -----------------------------------------------------------------------------------
 // Without "->": the ellipsis, then the letters that occur once, in alphabetical order (capitals first).
 static void implicit_output(problem *p, const term *t, int n, int64_t dots) {
   for (int64_t i = 0; i < dots; i++) p->out.label[p->out.n++] = (int)(MAX_LABELS - dots + i);
@@ -163,17 +186,20 @@ static void implicit_output(problem *p, const term *t, int n, int64_t dots) {
 
 static zg_status parse(problem *p, const char *equation, term *t, int n) {
   const char *arrow = strstr(equation, "->");
-  const char *left = zg_arena_strn(zg_builder_arena(p->b), equation, arrow ? (size_t)(arrow - equation) : strlen(equation));
+  const char *left =
+      zg_arena_strn(zg_builder_arena(p->b), equation, arrow ? (size_t)(arrow - equation) : strlen(equation));
   int64_t dots = 0;
   const char *c = left;
-  for (int i = 0; i < n; i++) {   // the longest ellipsis
+  for (int i = 0; i < n; i++) {  // the longest ellipsis
     bool has;
     const int64_t letters = count_letters(c, &has), rank = zg_b_type(p->b, p->n->in[i])->rank;
     if (rank < letters || (rank > letters && !has))
-      return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\" does not fit operand %d, %s", equation, i, zg_type_text(zg_b_type(p->b, p->n->in[i])));
+      return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\" does not fit operand %d, %s", equation, i,
+                           zg_type_text(zg_b_type(p->b, p->n->in[i])));
     dots = ZG_MAX(dots, rank - letters);
     const char *comma = strchr(c, ',');
-    if (!comma != (i + 1 == n)) return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\" does not have %d terms", equation, n);
+    if (!comma != (i + 1 == n))
+      return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\" does not have %d terms", equation, n);
     c = comma ? comma + 1 : c;
   }
   c = left;
@@ -187,7 +213,8 @@ static zg_status parse(problem *p, const char *equation, term *t, int n) {
       int64_t *s = &p->size[t[i].label[j]];
       if (*s < 0 || *s == 1) *s = u.dim[j];
       else if (u.dim[j] != *s && u.dim[j] != 1)
-        return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\": one label stands for %lld and for %lld", equation, (long long)*s, (long long)u.dim[j]);
+        return zg_onnx_error(p->n, ZG_INVALID, "equation \"%s\": one label stands for %lld and for %lld",
+                             equation, (long long)*s, (long long)u.dim[j]);
     }
   }
   if (!arrow) {
@@ -208,11 +235,13 @@ static zg_status import_einsum(zg_onnx_node *node) {
   term *t = ZG_NEW_N(zg_builder_arena(p.b), term, n);
   ZG_TRY(parse(&p, equation, t, n));
   for (int i = 0; i < p.out.n; i++)
-    if (p.size[p.out.label[i]] < 0) return zg_onnx_error(node, ZG_INVALID, "equation \"%s\": a label of the result is in no operand", equation);
+    if (p.size[p.out.label[i]] < 0)
+      return zg_onnx_error(node, ZG_INVALID, "equation \"%s\": a label of the result is in no operand",
+                           equation);
   tidy(&p, &t[0], t + 1, n - 1);
   term acc = t[0];
   for (int i = 1; i < n; i++) {
-    term others = acc;   // what is needed beside the later terms
+    term others = acc;  // what is needed beside the later terms
     term *rest = ZG_NEW_N(zg_builder_arena(p.b), term, n);
     int k = 0;
     rest[k++] = others;
@@ -224,14 +253,16 @@ static zg_status import_einsum(zg_onnx_node *node) {
   }
   int64_t perm[ZG_MAX_RANK], dim[ZG_MAX_RANK], full[ZG_MAX_RANK];
   term have = {.v = acc.v};
-  for (int i = 0; i < p.out.n; i++) {   // labels that every operand had as a dim of 1 were kept; others are all there
+  for (int i = 0; i < p.out.n;
+       i++) {  // labels that every operand had as a dim of 1 were kept; others are all there
     const int at = position(&acc, p.out.label[i]);
     full[i] = p.size[p.out.label[i]];
     dim[i] = at < 0 ? 1 : full[i];
     if (at >= 0) perm[have.n++] = at;
   }
   for (int64_t i = 0; i < acc.n; i++) have.label[i] = acc.label[i];
-  if (have.n != acc.n) return zg_onnx_error(node, ZG_INVALID, "equation \"%s\": the result names a label twice", equation);
+  if (have.n != acc.n)
+    return zg_onnx_error(node, ZG_INVALID, "equation \"%s\": the result names a label twice", equation);
   permute(&p, &have, perm);
   node->out[0] = zg_b_expand(p.b, zg_b_reshape(p.b, have.v, dim, p.out.n), full, p.out.n);
   return NULL;

@@ -1,5 +1,6 @@
 // Op family: gather and scatter, and the ONNX ops made of them.
-// Both ops address a tensor `x` through `idx` the same way; "updates" is what gather gives and what scatter takes:
+// Both ops address a tensor `x` through `idx` the same way; "updates" is what gather gives and what scatter
+// takes:
 //   take      x[outer, idx[j], inner]         updates[outer, j, inner]
 //   elements  x[.., idx[i], ..] on the axis   updates of idx's shape
 //   nd        x[batch, idx[r, 0..n), inner]   updates[batch, r, inner]
@@ -7,10 +8,12 @@
 #include "graph/op/op_priv.h"
 
 static zg_status addressed(const zg_gather_attr *a, const zg_type *x, const zg_type *idx, zg_type *out) {
-  if (!zg_dtype_is_int(idx->dtype)) return zg_error(ZG_INVALID, "indices are %s, want integers", zg_type_text(idx));
+  if (!zg_dtype_is_int(idx->dtype))
+    return zg_error(ZG_INVALID, "indices are %s, want integers", zg_type_text(idx));
   const int64_t axis = a->axis, batch = a->batch;
   const bool nd = a->mode == ZG_IDX_ND;
-  if (!nd && (axis < 0 || axis >= x->rank)) return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x));
+  if (!nd && (axis < 0 || axis >= x->rank))
+    return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x));
   *out = zg_type_scalar(x->dtype);
   int64_t dim[2 * ZG_MAX_RANK], rank = 0;
   if (a->mode == ZG_IDX_TAKE) {
@@ -20,33 +23,42 @@ static zg_status addressed(const zg_gather_attr *a, const zg_type *x, const zg_t
   } else if (a->mode == ZG_IDX_ELEMENTS) {
     bool ok = idx->rank == x->rank;
     for (uint32_t i = 0; ok && i < x->rank; i++) ok = i == axis || idx->dim[i] <= x->dim[i];
-    if (!ok) return zg_error(ZG_INVALID, "indices %s do not lie within %s beside axis %lld", zg_type_text(idx), zg_type_text(x), (long long)axis);
+    if (!ok)
+      return zg_error(ZG_INVALID, "indices %s do not lie within %s beside axis %lld", zg_type_text(idx),
+                      zg_type_text(x), (long long)axis);
     for (; rank < idx->rank; rank++) dim[rank] = idx->dim[rank];
   } else {
     const int64_t n = idx->rank ? idx->dim[idx->rank - 1] : 0;
     bool ok = idx->rank > batch && batch >= 0 && batch + n <= x->rank;
     for (int64_t i = 0; ok && i < batch; i++) ok = idx->dim[i] == x->dim[i];
-    if (!ok) return zg_error(ZG_INVALID, "indices %s with %lld batch dims do not address %s", zg_type_text(idx), (long long)batch, zg_type_text(x));
+    if (!ok)
+      return zg_error(ZG_INVALID, "indices %s with %lld batch dims do not address %s", zg_type_text(idx),
+                      (long long)batch, zg_type_text(x));
     for (; rank + 1 < idx->rank; rank++) dim[rank] = idx->dim[rank];
     for (int64_t i = batch + n; i < x->rank; i++) dim[rank++] = x->dim[i];
   }
-  if (rank > ZG_MAX_RANK) return zg_error(ZG_UNSUPPORTED, "a result of rank %lld is above the limit of %d", (long long)rank, ZG_MAX_RANK);
+  if (rank > ZG_MAX_RANK)
+    return zg_error(ZG_UNSUPPORTED, "a result of rank %lld is above the limit of %d", (long long)rank,
+                    ZG_MAX_RANK);
   *out = zg_type_make(x->dtype, (uint32_t)rank, dim);
   return NULL;
 }
 
-// ---- walk -----------------------------------------------------------------------------------------------------------
+// ---- walk ---------------------------------------------------------------------------------------
 typedef void (*run_fn)(void *user, int64_t x_at, int64_t u_at, int64_t n);
 
 static zg_status index_at(const zg_tensor *idx, int64_t i, int64_t dim, int64_t *out) {
   const int64_t v = zg_get_i64(idx->type.dtype, idx->data, i);
   *out = v < 0 ? v + dim : v;
   if (*out >= 0 && *out < dim) return NULL;
-  return zg_error(ZG_INVALID, "index %lld at position %lld is outside a dimension of %lld", (long long)v, (long long)i, (long long)dim);
+  return zg_error(ZG_INVALID, "index %lld at position %lld is outside a dimension of %lld", (long long)v,
+                  (long long)i, (long long)dim);
 }
 
-static zg_status walk_take(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn, void *user) {
-  const int64_t outer = zg__prod(x, 0, a->axis), d = x->dim[a->axis], inner = zg__prod(x, a->axis + 1, x->rank);
+static zg_status walk_take(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn,
+                           void *user) {
+  const int64_t outer = zg__prod(x, 0, a->axis), d = x->dim[a->axis],
+                inner = zg__prod(x, a->axis + 1, x->rank);
   const int64_t n = zg_elems(&idx->type);
   for (int64_t o = 0; o < outer; o++)
     for (int64_t j = 0; j < n; j++) {
@@ -57,7 +69,8 @@ static zg_status walk_take(const zg_gather_attr *a, const zg_type *x, const zg_t
   return NULL;
 }
 
-static zg_status walk_elements(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn, void *user) {
+static zg_status walk_elements(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn,
+                               void *user) {
   int64_t stride[ZG_MAX_RANK], pos[ZG_MAX_RANK] = {0}, at = 0;
   zg_type_strides(x, stride);
   const int64_t along = stride[a->axis];
@@ -71,8 +84,10 @@ static zg_status walk_elements(const zg_gather_attr *a, const zg_type *x, const 
   return NULL;
 }
 
-static zg_status walk_nd(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn, void *user) {
-  const int64_t n = idx->type.dim[idx->type.rank - 1], rows = zg__prod(&idx->type, 0, (int64_t)idx->type.rank - 1);
+static zg_status walk_nd(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn,
+                         void *user) {
+  const int64_t n = idx->type.dim[idx->type.rank - 1],
+                rows = zg__prod(&idx->type, 0, (int64_t)idx->type.rank - 1);
   const int64_t per_batch = zg__prod(&idx->type, a->batch, (int64_t)idx->type.rank - 1);
   const int64_t inner = zg__prod(x, a->batch + n, x->rank), block = zg__prod(x, a->batch, x->rank);
   int64_t stride[ZG_MAX_RANK];
@@ -89,7 +104,8 @@ static zg_status walk_nd(const zg_gather_attr *a, const zg_type *x, const zg_ten
   return NULL;
 }
 
-static zg_status walk(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn, void *user) {
+static zg_status walk(const zg_gather_attr *a, const zg_type *x, const zg_tensor *idx, run_fn fn,
+                      void *user) {
   switch ((zg_idx_mode)a->mode) {
     case ZG_IDX_TAKE: return walk_take(a, x, idx, fn, user);
     case ZG_IDX_ELEMENTS: return walk_elements(a, x, idx, fn, user);
@@ -98,13 +114,17 @@ static zg_status walk(const zg_gather_attr *a, const zg_type *x, const zg_tensor
   return zg_error(ZG_INVALID, "no addressing mode %lld", (long long)a->mode);
 }
 
-// ---- gather ---------------------------------------------------------------------------------------------------------
+// ---- gather -------------------------------------------------------------------------------------
 static zg_status gather_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 2, 2));
   return addressed(x->attr, x->in[0], x->in[1], &x->out[0]);
 }
 
-typedef struct { char *to; const char *from; size_t size; } copy_job;
+typedef struct {
+  char *to;
+  const char *from;
+  size_t size;
+} copy_job;
 static void copy_run(void *user, int64_t x_at, int64_t u_at, int64_t n) {
   const copy_job *j = user;
   memcpy(j->to + (size_t)u_at * j->size, j->from + (size_t)x_at * j->size, (size_t)n * j->size);
@@ -119,7 +139,8 @@ static zg_val gather(zg_builder *b, zg_val x, zg_val idx, const zg_gather_attr *
   return zg_emit1(b, &zg_op_gather, a, (zg_val[]){x, idx}, 2);
 }
 
-static zg_val scatter(zg_builder *b, zg_val base, zg_val idx, zg_val u, const zg_gather_attr *a, zg_scatter_red red) {
+static zg_val scatter(zg_builder *b, zg_val base, zg_val idx, zg_val u, const zg_gather_attr *a,
+                      zg_scatter_red red) {
   const zg_scatter_attr s = {.mode = a->mode, .axis = a->axis, .batch = a->batch, .red = red};
   return zg_emit1(b, &zg_op_scatter, &s, (zg_val[]){base, idx, u}, 3);
 }
@@ -143,18 +164,33 @@ static const zg_op_case gather_cases[] = {
     {.name = "an inner axis", .text = X_IDX("[2,5,3]", "[2,2]") "%3 = gather %1, %2 axis=1" OUT3, .hi = 4},
     {.name = "one", .text = X_IDX("[5,3]", "[]") "%3 = gather %1, %2" OUT3, .hi = 4},
     {.name = "none", .text = X_IDX("[5,3]", "[0]") "%3 = gather %1, %2" OUT3, .hi = 4},
-    {.name = "repeats and negative", .text = X_IDX("[3]", "[4]") "%3 = gather %1, %2" OUT3, .data = "i: -1 0 2 2", .hi = 2},
+    {.name = "repeats and negative",
+     .text = X_IDX("[3]", "[4]") "%3 = gather %1, %2" OUT3,
+     .data = "i: -1 0 2 2",
+     .hi = 2},
     {.name = "elements", .text = X_IDX("[4,3]", "[2,3]") "%3 = gather %1, %2 mode=1" OUT3, .hi = 3},
-    {.name = "elements, smaller", .text = X_IDX("[4,5]", "[3,2]") "%3 = gather %1, %2 mode=1 axis=1" OUT3, .hi = 4},
+    {.name = "elements, smaller",
+     .text = X_IDX("[4,5]", "[3,2]") "%3 = gather %1, %2 mode=1 axis=1" OUT3,
+     .hi = 4},
     {.name = "nd", .text = X_IDX("[3,3,2]", "[4,2]") "%3 = gather %1, %2 mode=2" OUT3, .hi = 2},
-    {.name = "nd, batch", .text = X_IDX("[2,3,4]", "[2,5,1]") "%3 = gather %1, %2 mode=2 batch=1" OUT3, .hi = 2},
+    {.name = "nd, batch",
+     .text = X_IDX("[2,3,4]", "[2,5,1]") "%3 = gather %1, %2 mode=2 batch=1" OUT3,
+     .hi = 2},
     {.name = "nd, whole", .text = X_IDX("[3,3]", "[2,2]") "%3 = gather %1, %2 mode=2" OUT3, .hi = 2},
 };
-const zg_op zg_op_gather = {.name = "gather", .traits = ZG_CORE, ZG_ATTRS(zg_gather_attr, gather_fields), .n_out = 1,
-                            .infer = gather_infer, .eval = gather_eval, .grad = gather_grad, ZG_CASES(gather_cases)};
+const zg_op zg_op_gather = {.name = "gather",
+                            .traits = ZG_CORE,
+                            ZG_ATTRS(zg_gather_attr, gather_fields),
+                            .n_out = 1,
+                            .infer = gather_infer,
+                            .eval = gather_eval,
+                            .grad = gather_grad,
+                            ZG_CASES(gather_cases)};
 
-// ---- scatter --------------------------------------------------------------------------------------------------------
-static zg_gather_attr addressing(const zg_scatter_attr *s) { return (zg_gather_attr){s->mode, s->axis, s->batch}; }
+// ---- scatter ------------------------------------------------------------------------------------
+static zg_gather_attr addressing(const zg_scatter_attr *s) {
+  return (zg_gather_attr){s->mode, s->axis, s->batch};
+}
 
 static zg_status scatter_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 3, 3));
@@ -164,12 +200,18 @@ static zg_status scatter_infer(zg_infer *x) {
   ZG_TRY(addressed(&a, x->in[0], x->in[1], &u));
   if (!zg_type_equal(&u, x->in[2]))
     return zg_error(ZG_INVALID, "updates are %s, want %s", zg_type_text(x->in[2]), zg_type_text(&u));
-  if (s->red < ZG_SCATTER_SET || s->red > ZG_SCATTER_MIN) return zg_error(ZG_INVALID, "no reduction %lld", (long long)s->red);
+  if (s->red < ZG_SCATTER_SET || s->red > ZG_SCATTER_MIN)
+    return zg_error(ZG_INVALID, "no reduction %lld", (long long)s->red);
   x->out[0] = *x->in[0];
   return NULL;
 }
 
-typedef struct { zg_dtype t; void *to; const void *from; int64_t red; } scatter_job;
+typedef struct {
+  zg_dtype t;
+  void *to;
+  const void *from;
+  int64_t red;
+} scatter_job;
 
 static void scatter_run(void *user, int64_t x_at, int64_t u_at, int64_t n) {
   const scatter_job *j = user;
@@ -222,7 +264,8 @@ static void grad_mul(zg_grad *g, const zg_gather_attr *a) {
   const zg_val zero = zg_b_like(b, u, 0), one = zg_b_like(b, u, 1);
   const zg_val is0 = zg_b_map2(b, ZG_S_EQ, u, zero), u1 = zg_b_where(b, is0, one, u);
   const zg_val zeros = scatter(b, zg_b_fill(b, &t, 0), idx, zg_b_cast(b, is0, t.dtype), a, ZG_SCATTER_ADD);
-  const zg_val nz = gather(b, zeros, idx, a), p = gather(b, scatter(b, base, idx, u1, a, ZG_SCATTER_MUL), idx, a);
+  const zg_val nz = gather(b, zeros, idx, a),
+               p = gather(b, scatter(b, base, idx, u1, a, ZG_SCATTER_MUL), idx, a);
   const zg_val others = zg_b_where(b, zg_b_map2(b, ZG_S_EQ, nz, zero), zg_div(b, p, u1), zero);
   const zg_val alone = zg_b_map2(b, ZG_S_AND, is0, zg_b_map2(b, ZG_S_EQ, nz, one));
   g->din[2] = zg_mul(b, gather(b, dy, idx, a), zg_b_where(b, alone, p, others));
@@ -272,22 +315,48 @@ static const zg_attr_field scatter_fields[] = {
 #define X_IDX_U(s, i, u) X_IDX(s, i) "%3 = input name=\"u\" type=f64" u "\n"
 #define OUT4 "\noutput value \"y\" %4"
 static const zg_op_case scatter_cases[] = {
-    {.name = "add rows", .text = X_IDX_U("[5,3]", "[4]", "[4,3]") "%4 = scatter %1, %2, %3 red=1" OUT4, .hi = 4},
-    {.name = "add, inner axis", .text = X_IDX_U("[2,5,3]", "[4]", "[2,4,3]") "%4 = scatter %1, %2, %3 axis=1 red=1" OUT4, .hi = 4},
-    {.name = "add elements", .text = X_IDX_U("[3,4]", "[2,3]", "[2,3]") "%4 = scatter %1, %2, %3 mode=1 axis=1 red=1" OUT4, .hi = 3},
-    {.name = "add nd", .text = X_IDX_U("[3,3,2]", "[4,2]", "[4,2]") "%4 = scatter %1, %2, %3 mode=2 red=1" OUT4, .hi = 2},
-    {.name = "set", .text = X_IDX_U("[4,2]", "[2]", "[2,2]") "%4 = scatter %1, %2, %3" OUT4, .data = "i: 3 1", .hi = 3},
-    {.name = "set elements", .text = X_IDX_U("[2,3]", "[2,2]", "[2,2]") "%4 = scatter %1, %2, %3 mode=1 axis=1" OUT4,
-     .data = "i: 0 2 -1 1", .hi = 2},
-    {.name = "mul", .text = X_IDX_U("[3]", "[4]", "[4]") "%4 = scatter %1, %2, %3 red=2" OUT4, .hi = 2, .lo = 0.5},
+    {.name = "add rows",
+     .text = X_IDX_U("[5,3]", "[4]", "[4,3]") "%4 = scatter %1, %2, %3 red=1" OUT4,
+     .hi = 4},
+    {.name = "add, inner axis",
+     .text = X_IDX_U("[2,5,3]", "[4]", "[2,4,3]") "%4 = scatter %1, %2, %3 axis=1 red=1" OUT4,
+     .hi = 4},
+    {.name = "add elements",
+     .text = X_IDX_U("[3,4]", "[2,3]", "[2,3]") "%4 = scatter %1, %2, %3 mode=1 axis=1 red=1" OUT4,
+     .hi = 3},
+    {.name = "add nd",
+     .text = X_IDX_U("[3,3,2]", "[4,2]", "[4,2]") "%4 = scatter %1, %2, %3 mode=2 red=1" OUT4,
+     .hi = 2},
+    {.name = "set",
+     .text = X_IDX_U("[4,2]", "[2]", "[2,2]") "%4 = scatter %1, %2, %3" OUT4,
+     .data = "i: 3 1",
+     .hi = 3},
+    {.name = "set elements",
+     .text = X_IDX_U("[2,3]", "[2,2]", "[2,2]") "%4 = scatter %1, %2, %3 mode=1 axis=1" OUT4,
+     .data = "i: 0 2 -1 1",
+     .hi = 2},
+    {.name = "mul",
+     .text = X_IDX_U("[3]", "[4]", "[4]") "%4 = scatter %1, %2, %3 red=2" OUT4,
+     .hi = 2,
+     .lo = 0.5},
     {.name = "max", .text = X_IDX_U("[3]", "[4]", "[4]") "%4 = scatter %1, %2, %3 red=3" OUT4, .hi = 2},
-    {.name = "min elements", .text = X_IDX_U("[3,2]", "[3,2]", "[3,2]") "%4 = scatter %1, %2, %3 mode=1 red=4" OUT4, .hi = 2},
-    {.name = "nothing", .text = X_IDX_U("[3,2]", "[0]", "[0,2]") "%4 = scatter %1, %2, %3 red=1" OUT4, .hi = 2},
+    {.name = "min elements",
+     .text = X_IDX_U("[3,2]", "[3,2]", "[3,2]") "%4 = scatter %1, %2, %3 mode=1 red=4" OUT4,
+     .hi = 2},
+    {.name = "nothing",
+     .text = X_IDX_U("[3,2]", "[0]", "[0,2]") "%4 = scatter %1, %2, %3 red=1" OUT4,
+     .hi = 2},
 };
-const zg_op zg_op_scatter = {.name = "scatter", .traits = ZG_CORE, ZG_ATTRS(zg_scatter_attr, scatter_fields), .n_out = 1,
-                             .infer = scatter_infer, .eval = scatter_eval, .grad = scatter_grad, ZG_CASES(scatter_cases)};
+const zg_op zg_op_scatter = {.name = "scatter",
+                             .traits = ZG_CORE,
+                             ZG_ATTRS(zg_scatter_attr, scatter_fields),
+                             .n_out = 1,
+                             .infer = scatter_infer,
+                             .eval = scatter_eval,
+                             .grad = scatter_grad,
+                             ZG_CASES(scatter_cases)};
 
-// ---- ONNX -----------------------------------------------------------------------------------------------------------
+// ---- ONNX ---------------------------------------------------------------------------------------
 // Constant indices in even steps are a slice (its gradient is a copy, not a scatter): x[:, 0], x[..., ::2].
 static bool as_slice(zg_onnx_node *n, int64_t axis, zg_val *out) {
   zg_builder *b = n->b;
@@ -351,7 +420,8 @@ static zg_status import_scatter(zg_onnx_node *n, zg_idx_mode mode) {
   zg_gather_attr a = {.mode = mode};
   zg_scatter_red red = ZG_SCATTER_SET;
   ZG_TRY(reduction(n, &red));
-  if (mode == ZG_IDX_ELEMENTS) ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", 0), zg_b_type(n->b, n->in[0])->rank, &a.axis));
+  if (mode == ZG_IDX_ELEMENTS)
+    ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", 0), zg_b_type(n->b, n->in[0])->rank, &a.axis));
   n->out[0] = scatter(n->b, n->in[0], n->in[1], n->in[2], &a, red);
   return NULL;
 }
@@ -366,7 +436,8 @@ static zg_status import_one_hot(zg_onnx_node *n) {
   zg_type t = *zg_b_type(b, n->in[0]);
   int64_t axis;
   ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", -1), (int64_t)t.rank + 1, &axis));
-  if (t.rank == ZG_MAX_RANK) return zg_onnx_error(n, ZG_UNSUPPORTED, "the result's rank is above the limit of %d", ZG_MAX_RANK);
+  if (t.rank == ZG_MAX_RANK)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "the result's rank is above the limit of %d", ZG_MAX_RANK);
   zg_val idx = zg_b_unsqueeze(b, zg_b_cast(b, n->in[0], ZG_I64), axis);
   const zg_val zero = zg_b_scalar(b, ZG_I64, 0), size = zg_b_scalar(b, ZG_I64, depth);
   idx = zg_b_where(b, zg_b_map2(b, ZG_S_LT, idx, zero), zg_add(b, idx, size), idx);
@@ -401,8 +472,10 @@ static zg_status import_non_zero(zg_onnx_node *n) {
   zg_tensor c;
   if (!zg_b_const(n->b, n->in[0], &c)) {
     if (zg_builder_failed(n->b)) return NULL;
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "the shape of its result depends on data, which a planned step cannot have: compute the "
-                         "mask outside the model, or select with Where");
+    return zg_onnx_error(
+        n, ZG_UNSUPPORTED,
+        "the shape of its result depends on data, which a planned step cannot have: compute the "
+        "mask outside the model, or select with Where");
   }
   const int64_t rank = c.type.rank ? c.type.rank : 1, total = zg_elems(&c.type);
   int64_t count = 0, k = 0;
@@ -431,4 +504,5 @@ static const zg_onnx_row rows[] = {
     {"NonZero", "", 9, 0, import_non_zero},
 };
 static const zg_op *const ops[] = {&zg_op_gather, &zg_op_scatter};
-const zg_family zg_family_gather = {.name = "gather", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+const zg_family zg_family_gather = {
+    .name = "gather", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -1,21 +1,24 @@
 // Op family: losses.
-// cross_entropy and its gradient compare a counted class index with the label instead of gathering and scattering, so that
-// log-softmax, the pick of the label and the gradient (softmax - one-hot) fuse into one loop over the classes.
+// cross_entropy and its gradient compare a counted class index with the label instead of gathering and
+// scattering, so that log-softmax, the pick of the label and the gradient (softmax - one-hot) fuse into one
+// loop over the classes.
 #include "graph/op/op_priv.h"
 
-enum { MEAN, SUM, NONE };   // zg_cross_entropy_attr.reduction
+enum { MEAN, SUM, NONE };  // zg_cross_entropy_attr.reduction
 
 static zg_status cross_entropy_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 2, 2));
   const zg_cross_entropy_attr *a = x->attr;
   const zg_type *t = x->in[0], *l = x->in[1];
   const int64_t axis = a->axis < 0 ? a->axis + t->rank : a->axis;
-  bool ok = axis >= 0 && axis < t->rank && zg_dtype_is_float(t->dtype) && zg_dtype_is_int(l->dtype) && l->rank + 1 == t->rank;
+  bool ok = axis >= 0 && axis < t->rank && zg_dtype_is_float(t->dtype) && zg_dtype_is_int(l->dtype) &&
+            l->rank + 1 == t->rank;
   for (uint32_t i = 0; ok && i < l->rank; i++) ok = l->dim[i] == t->dim[i + (i >= axis)];
   if (!ok)
-    return zg_error(ZG_INVALID, "labels %s do not fit logits %s with the classes on axis %lld", zg_type_text(l),
-                    zg_type_text(t), (long long)a->axis);
-  if (a->reduction < MEAN || a->reduction > NONE) return zg_error(ZG_INVALID, "no reduction %lld", (long long)a->reduction);
+    return zg_error(ZG_INVALID, "labels %s do not fit logits %s with the classes on axis %lld",
+                    zg_type_text(l), zg_type_text(t), (long long)a->axis);
+  if (a->reduction < MEAN || a->reduction > NONE)
+    return zg_error(ZG_INVALID, "no reduction %lld", (long long)a->reduction);
   const zg_dtype wide = zg__wide_dtype(t->dtype);
   x->out[0] = a->reduction == NONE ? zg_type_make(wide, l->rank, l->dim) : zg_type_scalar(wide);
   return NULL;
@@ -23,10 +26,10 @@ static zg_status cross_entropy_infer(zg_infer *x) {
 
 typedef struct {
   int64_t axis;
-  zg_type type;      // of the logits
-  zg_val hit;        // bool, like the logits: is this the label's class
-  zg_val valid;      // bool, like the labels
-  zg_val n_valid;    // scalar: labels that count
+  zg_type type;    // of the logits
+  zg_val hit;      // bool, like the logits: is this the label's class
+  zg_val valid;    // bool, like the labels
+  zg_val n_valid;  // scalar: labels that count
 } target;
 
 static target find_target(zg_builder *b, const zg_cross_entropy_attr *a, zg_val x, zg_val labels) {
@@ -50,7 +53,8 @@ static zg_status cross_entropy_lower(zg_lower *x) {
   zg_val each = zg_neg(b, zg_b_reduce(b, ZG_RED_SUM, zg_b_where(b, t.hit, lp, zero), &t.axis, 1, false));
   if (a->smoothing != 0) {
     const zg_val all = zg_b_reduce(b, ZG_RED_SUM, lp, &t.axis, 1, false);
-    each = zg_sub(b, zg_mul_k(b, each, 1 - a->smoothing), zg_mul_k(b, all, a->smoothing / (double)t.type.dim[t.axis]));
+    each = zg_sub(b, zg_mul_k(b, each, 1 - a->smoothing),
+                  zg_mul_k(b, all, a->smoothing / (double)t.type.dim[t.axis]));
   }
   each = zg_b_where(b, t.valid, each, zero);
   if (a->reduction != NONE) each = zg_b_reduce_all(b, ZG_RED_SUM, each);
@@ -58,7 +62,8 @@ static zg_status cross_entropy_lower(zg_lower *x) {
   return NULL;
 }
 
-// d logits = weight of the label's loss * (softmax - (1 - s) onehot - s / C); log-probabilities: without the softmax.
+// d logits = weight of the label's loss * (softmax - (1 - s) onehot - s / C); log-probabilities: without the
+// softmax.
 static zg_status cross_entropy_grad(zg_grad *g) {
   const zg_cross_entropy_attr *a = g->attr;
   zg_builder *b = g->b;
@@ -76,8 +81,8 @@ static zg_status cross_entropy_grad(zg_grad *g) {
 }
 
 static const zg_attr_field cross_entropy_fields[] = {
-    ZG_FIELD(INT, zg_cross_entropy_attr, axis, -1),         ZG_FIELD(INT, zg_cross_entropy_attr, ignore, -100),
-    ZG_FIELD(INT, zg_cross_entropy_attr, log_probs, 0),     ZG_FIELD(FLOAT, zg_cross_entropy_attr, smoothing, 0),
+    ZG_FIELD(INT, zg_cross_entropy_attr, axis, -1),     ZG_FIELD(INT, zg_cross_entropy_attr, ignore, -100),
+    ZG_FIELD(INT, zg_cross_entropy_attr, log_probs, 0), ZG_FIELD(FLOAT, zg_cross_entropy_attr, smoothing, 0),
     ZG_FIELD(INT, zg_cross_entropy_attr, reduction, 0),
 };
 #define XL(x, l) "%1 = input name=\"x\" type=f64" x "\n%2 = input name=\"l\" type=i64" l "\n"
@@ -85,20 +90,32 @@ static const zg_attr_field cross_entropy_fields[] = {
 static const zg_op_case cross_entropy_cases[] = {
     {.name = "rows", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2" OUT3, .hi = 4},
     {.name = "sequence", .text = XL("[2,3,7]", "[2,3]") "%3 = cross_entropy %1, %2 ignore=2" OUT3, .hi = 6},
-    {.name = "classes on axis 1", .text = XL("[2,5,3]", "[2,3]") "%3 = cross_entropy %1, %2 axis=1" OUT3, .hi = 4},
+    {.name = "classes on axis 1",
+     .text = XL("[2,5,3]", "[2,3]") "%3 = cross_entropy %1, %2 axis=1" OUT3,
+     .hi = 4},
     {.name = "smoothing", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 smoothing=0.1" OUT3, .hi = 4},
-    {.name = "smoothing, ignored label", .text = XL("[4,3]", "[4]") "%3 = cross_entropy %1, %2 smoothing=0.2" OUT3,
-     .data = "l: 0 -100 2 1", .hi = 2},
-    {.name = "sum", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 reduction=1 ignore=1" OUT3, .hi = 4},
+    {.name = "smoothing, ignored label",
+     .text = XL("[4,3]", "[4]") "%3 = cross_entropy %1, %2 smoothing=0.2" OUT3,
+     .data = "l: 0 -100 2 1",
+     .hi = 2},
+    {.name = "sum",
+     .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 reduction=1 ignore=1" OUT3,
+     .hi = 4},
     {.name = "each", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 reduction=2" OUT3, .hi = 4},
     {.name = "one label", .text = XL("[5]", "[]") "%3 = cross_entropy %1, %2" OUT3, .hi = 4},
-    {.name = "log-probabilities", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 log_probs=1 smoothing=0.3" OUT3, .hi = 4},
+    {.name = "log-probabilities",
+     .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 log_probs=1 smoothing=0.3" OUT3,
+     .hi = 4},
 };
-const zg_op zg_op_cross_entropy = {.name = "cross_entropy", ZG_ATTRS(zg_cross_entropy_attr, cross_entropy_fields), .n_out = 1,
-                                   .infer = cross_entropy_infer, .grad = cross_entropy_grad, .lower = cross_entropy_lower,
+const zg_op zg_op_cross_entropy = {.name = "cross_entropy",
+                                   ZG_ATTRS(zg_cross_entropy_attr, cross_entropy_fields),
+                                   .n_out = 1,
+                                   .infer = cross_entropy_infer,
+                                   .grad = cross_entropy_grad,
+                                   .lower = cross_entropy_lower,
                                    ZG_CASES(cross_entropy_cases)};
 
-// ---- ONNX -----------------------------------------------------------------------------------------------------------
+// ---- ONNX ---------------------------------------------------------------------------------------
 static zg_status reduction(const zg_onnx_node *n, int64_t *out) {
   const char *s = zg_onnx_str(n, "reduction", "mean");
   if (strcmp(s, "mean") == 0) *out = MEAN;
@@ -109,7 +126,8 @@ static zg_status reduction(const zg_onnx_node *n, int64_t *out) {
 }
 
 // Class weights: each label's loss times its class's weight; the mean divides by the sum of those weights.
-static zg_val weighted(zg_builder *b, const zg_cross_entropy_attr *a, zg_val lp, zg_val labels, zg_val weight) {
+static zg_val weighted(zg_builder *b, const zg_cross_entropy_attr *a, zg_val lp, zg_val labels,
+                       zg_val weight) {
   zg_cross_entropy_attr each = *a;
   each.reduction = NONE;
   each.log_probs = 1;
@@ -130,11 +148,13 @@ static zg_status import_loss(zg_onnx_node *n, bool log_probs) {
   ZG_TRY(zg__need(n, 2));
   zg_builder *b = n->b;
   const zg_val x = n->in[0], weight = zg_onnx_in(n, 2);
-  zg_cross_entropy_attr a = {.axis = 1, .ignore = zg_onnx_int(n, "ignore_index", -100), .log_probs = log_probs};
+  zg_cross_entropy_attr a = {
+      .axis = 1, .ignore = zg_onnx_int(n, "ignore_index", -100), .log_probs = log_probs};
   ZG_TRY(reduction(n, &a.reduction));
   const bool want_lp = !log_probs && n->n_out > 1 && n->out_used[1];
   zg_val lp = x;
-  if (!log_probs && (want_lp || zg_is(weight))) lp = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){1}, &x, 1);
+  if (!log_probs && (want_lp || zg_is(weight)))
+    lp = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){1}, &x, 1);
   if (want_lp) n->out[1] = lp;
   const zg_val y = zg_is(weight) ? weighted(b, &a, lp, n->in[1], weight)
                                  : zg_emit1(b, &zg_op_cross_entropy, &a, (zg_val[]){x, n->in[1]}, 2);
@@ -149,4 +169,5 @@ static const zg_onnx_row rows[] = {
     {"NegativeLogLikelihoodLoss", "", 12, 0, import_nll},
 };
 static const zg_op *const ops[] = {&zg_op_cross_entropy};
-const zg_family zg_family_loss = {.name = "loss", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+const zg_family zg_family_loss = {
+    .name = "loss", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

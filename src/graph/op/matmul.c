@@ -1,6 +1,7 @@
 // Op family: MatMul, Gemm and kin.
-// A product whose right side has no batch is one 2-D product over all rows of the left side, forward and backward: the
-// weight gradient of a linear layer is then one large matmul and not a batch of small ones that are summed.
+// A product whose right side has no batch is one 2-D product over all rows of the left side, forward and
+// backward: the weight gradient of a linear layer is then one large matmul and not a batch of small ones that
+// are summed.
 #include "graph/op/op_priv.h"
 
 static zg_status matmul_infer(zg_infer *x) {
@@ -8,7 +9,8 @@ static zg_status matmul_infer(zg_infer *x) {
   const zg_matmul_attr *a = x->attr;
   const zg_type *p = x->in[0], *q = x->in[1];
   if (p->rank < 2 || q->rank < 2 || p->dtype != q->dtype)
-    return zg_error(ZG_INVALID, "wants two matrices of one element type, got %s and %s", zg_type_text(p), zg_type_text(q));
+    return zg_error(ZG_INVALID, "wants two matrices of one element type, got %s and %s", zg_type_text(p),
+                    zg_type_text(q));
   const int64_t m = p->dim[p->rank - (a->ta ? 1 : 2)], k = p->dim[p->rank - (a->ta ? 2 : 1)];
   const int64_t k2 = q->dim[q->rank - (a->tb ? 1 : 2)], n = q->dim[q->rank - (a->tb ? 2 : 1)];
   if (k != k2)
@@ -31,7 +33,8 @@ static void batch_strides(const zg_type *t, const zg_type *out, int64_t *stride)
   }
 }
 
-static void product_f64(const double *p, const double *q, double *c, const int64_t mnk[3], const zg_matmul_attr *a) {
+static void product_f64(const double *p, const double *q, double *c, const int64_t mnk[3],
+                        const zg_matmul_attr *a) {
   const int64_t m = mnk[0], n = mnk[1], k = mnk[2];
   for (int64_t i = 0; i < m; i++)
     for (int64_t l = 0; l < k; l++) {
@@ -40,13 +43,15 @@ static void product_f64(const double *p, const double *q, double *c, const int64
     }
 }
 
-static void product_i64(const int64_t *p, const int64_t *q, int64_t *c, const int64_t mnk[3], const zg_matmul_attr *a) {
+static void product_i64(const int64_t *p, const int64_t *q, int64_t *c, const int64_t mnk[3],
+                        const zg_matmul_attr *a) {
   const int64_t m = mnk[0], n = mnk[1], k = mnk[2];
   for (int64_t i = 0; i < m; i++)
     for (int64_t l = 0; l < k; l++) {
       const uint64_t v = (uint64_t)(a->ta ? p[l * m + i] : p[i * k + l]);
       for (int64_t j = 0; j < n; j++)
-        c[i * n + j] = (int64_t)((uint64_t)c[i * n + j] + v * (uint64_t)(a->tb ? q[j * k + l] : q[l * n + j]));
+        c[i * n + j] =
+            (int64_t)((uint64_t)c[i * n + j] + v * (uint64_t)(a->tb ? q[j * k + l] : q[l * n + j]));
     }
 }
 
@@ -59,10 +64,11 @@ static zg_status matmul_eval(zg_eval *x) {
   void *mem;
   const uint64_t bytes = (uint64_t)(np + nq + no) * 8 + 8;
   ZG_TRY(zg_alloc_big(bytes, &mem));
-  double *fp = mem, *fq = fp + np, *fo = fq + nq;   // or int64_t, which is as long
+  double *fp = mem, *fq = fp + np, *fo = fq + nq;  // or int64_t, which is as long
   zg_convert(acc, fp, p->dtype, x->in[0].data, np);
   zg_convert(acc, fq, q->dtype, x->in[1].data, nq);
-  int64_t sp[ZG_MAX_RANK] = {0}, sq[ZG_MAX_RANK] = {0}, ip[ZG_MAX_RANK] = {0}, iq[ZG_MAX_RANK] = {0}, at = 0, bt = 0;
+  int64_t sp[ZG_MAX_RANK] = {0}, sq[ZG_MAX_RANK] = {0}, ip[ZG_MAX_RANK] = {0}, iq[ZG_MAX_RANK] = {0}, at = 0,
+          bt = 0;
   batch_strides(p, o, sp);
   batch_strides(q, o, sq);
   const zg_type batch = zg_type_make(o->dtype, o->rank - 2, o->dim);
@@ -108,7 +114,8 @@ static zg_status matmul_grad(zg_grad *g) {
   return NULL;
 }
 
-static const zg_attr_field matmul_fields[] = {ZG_FIELD(INT, zg_matmul_attr, ta, 0), ZG_FIELD(INT, zg_matmul_attr, tb, 0)};
+static const zg_attr_field matmul_fields[] = {ZG_FIELD(INT, zg_matmul_attr, ta, 0),
+                                              ZG_FIELD(INT, zg_matmul_attr, tb, 0)};
 #define XY(s, t) "%1 = input name=\"x\" type=f64" s "\n%2 = input name=\"y\" type=f64" t "\n"
 #define OUT3 "\noutput value \"z\" %3"
 static const zg_op_case matmul_cases[] = {
@@ -119,16 +126,24 @@ static const zg_op_case matmul_cases[] = {
     {.name = "batched", .text = XY("[2,3,4]", "[2,4,2]") "%3 = matmul %1, %2" OUT3},
     {.name = "broadcast right", .text = XY("[2,3,4]", "[4,5]") "%3 = matmul %1, %2" OUT3},
     {.name = "broadcast right, transposed", .text = XY("[2,3,4]", "[5,4]") "%3 = matmul %1, %2 tb=1" OUT3},
-    {.name = "broadcast right, left transposed", .text = XY("[2,4,3]", "[4,5]") "%3 = matmul %1, %2 ta=1" OUT3},
+    {.name = "broadcast right, left transposed",
+     .text = XY("[2,4,3]", "[4,5]") "%3 = matmul %1, %2 ta=1" OUT3},
     {.name = "broadcast left", .text = XY("[3,4]", "[2,4,5]") "%3 = matmul %1, %2" OUT3},
     {.name = "broadcast both", .text = XY("[2,1,3,4]", "[3,4,2]") "%3 = matmul %1, %2 " OUT3},
-    {.name = "broadcast both, transposed", .text = XY("[1,2,4,3]", "[3,1,2,4]") "%3 = matmul %1, %2 ta=1 tb=1" OUT3},
+    {.name = "broadcast both, transposed",
+     .text = XY("[1,2,4,3]", "[3,1,2,4]") "%3 = matmul %1, %2 ta=1 tb=1" OUT3},
     {.name = "one row", .text = XY("[1,7]", "[7,1]") "%3 = matmul %1, %2" OUT3},
     {.name = "no rows", .text = XY("[0,4]", "[4,5]") "%3 = matmul %1, %2" OUT3},
     {.name = "no inner elements", .text = XY("[3,0]", "[0,5]") "%3 = matmul %1, %2" OUT3},
 };
-const zg_op zg_op_matmul = {.name = "matmul", .traits = ZG_CORE, ZG_ATTRS(zg_matmul_attr, matmul_fields), .n_out = 1,
-                            .infer = matmul_infer, .eval = matmul_eval, .grad = matmul_grad, ZG_CASES(matmul_cases)};
+const zg_op zg_op_matmul = {.name = "matmul",
+                            .traits = ZG_CORE,
+                            ZG_ATTRS(zg_matmul_attr, matmul_fields),
+                            .n_out = 1,
+                            .infer = matmul_infer,
+                            .eval = matmul_eval,
+                            .grad = matmul_grad,
+                            ZG_CASES(matmul_cases)};
 
 zg_val zg__matmul(zg_builder *b, zg_val x, zg_val y, bool ta, bool tb) {
   const zg_type tx = *zg_b_type(b, x), ty = *zg_b_type(b, y);
@@ -139,14 +154,14 @@ zg_val zg__matmul(zg_builder *b, zg_val x, zg_val y, bool ta, bool tb) {
   return zg_b_reshape(b, z, out.dim, out.rank);
 }
 
-// ---- ONNX -----------------------------------------------------------------------------------------------------------
+// ---- ONNX ---------------------------------------------------------------------------------------
 static zg_status import_matmul(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 2));
   zg_builder *b = n->b;
   const uint32_t rx = zg_b_type(b, n->in[0])->rank, ry = zg_b_type(b, n->in[1])->rank;
   if ((rx == 0 || ry == 0) && !zg_builder_failed(b))
-    return zg_onnx_error(n, ZG_INVALID, "operands are %s and %s; a scalar has no matrix product", zg_type_text(zg_b_type(b, n->in[0])),
-                         zg_type_text(zg_b_type(b, n->in[1])));
+    return zg_onnx_error(n, ZG_INVALID, "operands are %s and %s; a scalar has no matrix product",
+                         zg_type_text(zg_b_type(b, n->in[0])), zg_type_text(zg_b_type(b, n->in[1])));
   const zg_val x = rx == 1 ? zg_b_unsqueeze(b, n->in[0], 0) : n->in[0];
   const zg_val y = ry == 1 ? zg_b_unsqueeze(b, n->in[1], 1) : n->in[1];
   zg_val z = zg__matmul(b, x, y, false, false);
@@ -160,9 +175,11 @@ static zg_status import_matmul(zg_onnx_node *n) {
 static zg_status import_fused_matmul(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 2));
   if (zg_onnx_int(n, "transBatchA", 0) || zg_onnx_int(n, "transBatchB", 0))
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "transBatchA and transBatchB are not supported: export without ORT's fusions");
+    return zg_onnx_error(n, ZG_UNSUPPORTED,
+                         "transBatchA and transBatchB are not supported: export without ORT's fusions");
   const double alpha = zg_onnx_float(n, "alpha", 1);
-  const zg_val z = zg__matmul(n->b, n->in[0], n->in[1], zg_onnx_int(n, "transA", 0), zg_onnx_int(n, "transB", 0));
+  const zg_val z =
+      zg__matmul(n->b, n->in[0], n->in[1], zg_onnx_int(n, "transA", 0), zg_onnx_int(n, "transB", 0));
   n->out[0] = alpha == 1 ? z : zg_mul_k(n->b, z, alpha);
   return NULL;
 }
@@ -185,4 +202,5 @@ static const zg_onnx_row rows[] = {
     {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3},
 };
 static const zg_op *const ops[] = {&zg_op_matmul};
-const zg_family zg_family_matmul = {.name = "matmul", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+const zg_family zg_family_matmul = {
+    .name = "matmul", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -1,9 +1,10 @@
-// What the op families share among themselves: walking strided tensors, reading axes and integer lists of ONNX nodes, and
-// a few formulas that several families emit.
+// What the op families share among themselves: walking strided tensors, reading axes and integer lists of
+// ONNX nodes, and a few formulas that several families emit.
 #pragma once
 #include "graph/core.h"
 
-// Advances a row-major counter over t and moves *offset as the strides say. Start with idx all 0; wraps at the end.
+// Advances a row-major counter over t and moves *offset as the strides say. Start with idx all 0; wraps at
+// the end.
 static inline void zg__step(const zg_type *t, int64_t *idx, const int64_t *stride, int64_t *offset) {
   for (uint32_t d = t->rank; d-- > 0;) {
     *offset += stride[d];
@@ -20,20 +21,21 @@ static inline int64_t zg__prod(const zg_type *t, int64_t from, int64_t to) {
   return n;
 }
 
-// ---- readers of ONNX nodes ------------------------------------------------------------------------------------------
+// ---- readers of ONNX nodes ----------------------------------------------------------------------
 // Checks that operands 0 .. count-1 are there.
 zg_status zg__need(const zg_onnx_node *n, uint32_t count);
 // axis in [-rank, rank) to [0, rank); rank 0 counts as 1.
 zg_status zg__axis(const zg_onnx_node *n, int64_t axis, int64_t rank, int64_t *out);
-// A list of integers that older opsets give as attribute `attr` and newer ones as operand `input`; *given tells whether
-// it was there at all (given may be NULL: then it is required).
+// A list of integers that older opsets give as attribute `attr` and newer ones as operand `input`; *given
+// tells whether it was there at all (given may be NULL: then it is required).
 zg_status zg__ints(const zg_onnx_node *n, const char *attr, uint32_t input, zg_ints *out, bool *given);
 // The same for axes: normalised for `rank`, sorted, without repeats.
-zg_status zg__axes(const zg_onnx_node *n, const char *attr, uint32_t input, int64_t rank, zg_ints *out, bool *given);
+zg_status zg__axes(const zg_onnx_node *n, const char *attr, uint32_t input, int64_t rank, zg_ints *out,
+                   bool *given);
 // A number that is a constant operand.
 zg_status zg__const_scalar(const zg_onnx_node *n, uint32_t input, double *out);
 
-// ---- formulas -------------------------------------------------------------------------------------------------------
+// ---- formulas -----------------------------------------------------------------------------------
 static inline bool zg__is_half(zg_dtype t) { return t == ZG_F16 || t == ZG_BF16; }
 // Statistics of half-precision tensors are computed in f32.
 static inline zg_val zg__wide(zg_builder *b, zg_val x) {

@@ -11,7 +11,8 @@ zg_status zg__need(const zg_onnx_node *n, uint32_t count) {
 zg_status zg__axis(const zg_onnx_node *n, int64_t axis, int64_t rank, int64_t *out) {
   const int64_t r = rank > 0 ? rank : 1;
   if (axis < -r || axis >= r)
-    return zg_onnx_error(n, ZG_INVALID, "axis %lld is outside a tensor of rank %lld", (long long)axis, (long long)rank);
+    return zg_onnx_error(n, ZG_INVALID, "axis %lld is outside a tensor of rank %lld", (long long)axis,
+                         (long long)rank);
   *out = axis < 0 ? axis + r : axis;
   return NULL;
 }
@@ -25,11 +26,13 @@ zg_status zg__ints(const zg_onnx_node *n, const char *attr, uint32_t input, zg_i
   }
   if (given) *given = there;
   else if (!there)
-    return zg_onnx_error(n, ZG_INVALID, "\"%s\" is given neither as attribute nor as operand", attr ? attr : "operand");
+    return zg_onnx_error(n, ZG_INVALID, "\"%s\" is given neither as attribute nor as operand",
+                         attr ? attr : "operand");
   return NULL;
 }
 
-zg_status zg__axes(const zg_onnx_node *n, const char *attr, uint32_t input, int64_t rank, zg_ints *out, bool *given) {
+zg_status zg__axes(const zg_onnx_node *n, const char *attr, uint32_t input, int64_t rank, zg_ints *out,
+                   bool *given) {
   zg_ints raw;
   ZG_TRY(zg__ints(n, attr, input, &raw, given));
   bool hit[ZG_MAX_RANK] = {false};
@@ -50,7 +53,8 @@ zg_status zg__const_scalar(const zg_onnx_node *n, uint32_t input, double *out) {
   if (zg_b_const_scalar(n->b, zg_onnx_in(n, input), out)) return NULL;
   *out = 0;
   if (zg_builder_failed(n->b)) return NULL;
-  return zg_onnx_error(n, ZG_UNSUPPORTED, "operand %u must be a constant number, but it is absent or depends on data", input);
+  return zg_onnx_error(n, ZG_UNSUPPORTED,
+                       "operand %u must be a constant number, but it is absent or depends on data", input);
 }
 
 zg_val zg__reduce(zg_builder *b, zg_red kind, zg_val x, const zg_ints *axes, bool keep) {

@@ -1,12 +1,12 @@
 // Op family: reductions, cumsum, arg-reduce, top-k.
 //   reduce, arg_reduce, cumsum, topk   core
-//   log_sum_exp, norm2                 have short gradients of their own (exp(x - y) dy and x / y dy) and lower to reduce
+//   log_sum_exp, norm2                 lower to reduce; short gradients: exp(x - y) dy and x / y dy
 #include <math.h>
 #include <stdlib.h>
 
 #include "graph/op/op_priv.h"
 
-// ---- reduce ---------------------------------------------------------------------------------------------------------
+// ---- reduce -------------------------------------------------------------------------------------
 static zg_status check_axes(const zg_ints *axes, const zg_type *t) {
   for (int64_t i = 0; i < axes->n; i++)
     if (axes->at[i] < 0 || axes->at[i] >= t->rank || (i && axes->at[i] <= axes->at[i - 1]))
@@ -33,7 +33,8 @@ static zg_status reduce_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_reduce_attr *a = x->attr;
   ZG_TRY(check_axes(&a->axes, x->in[0]));
-  if (a->kind < ZG_RED_SUM || a->kind > ZG_RED_PROD) return zg_error(ZG_INVALID, "no kind %lld", (long long)a->kind);
+  if (a->kind < ZG_RED_SUM || a->kind > ZG_RED_PROD)
+    return zg_error(ZG_INVALID, "no kind %lld", (long long)a->kind);
   x->out[0] = reduced(x->in[0], &a->axes, a->keep);
   return NULL;
 }
@@ -138,7 +139,9 @@ static zg_status reduce_grad(zg_grad *g) {
   }
   switch ((zg_red)a->kind) {
     case ZG_RED_SUM: g->din[0] = zg__unreduce(b, g->dout[0], &t, &a->axes); break;
-    case ZG_RED_PROD: g->din[0] = prod_grad(b, g->in[0], zg__unreduce(b, g->dout[0], &t, &a->axes), &a->axes); break;
+    case ZG_RED_PROD:
+      g->din[0] = prod_grad(b, g->in[0], zg__unreduce(b, g->dout[0], &t, &a->axes), &a->axes);
+      break;
     case ZG_RED_MAX:
     case ZG_RED_MIN: g->din[0] = extreme_grad(b, g->in[0], g->out[0], g->dout[0], &a->axes); break;
   }
@@ -162,18 +165,32 @@ static const zg_op_case reduce_cases[] = {
     {.name = "empty product", .text = IN("[2,0]") "%2 = reduce %1 kind=3 axes=[1]" OUT2},
     {.name = "max", .text = IN("[3,7]") "%2 = reduce %1 kind=1 axes=[1]" OUT2},
     {.name = "min, kept", .text = IN("[3,7]") "%2 = reduce %1 kind=2 keep=1 axes=[0]" OUT2},
-    {.name = "max: ties split evenly", .text = IN("[2,3]") "%2 = reduce %1 kind=1 axes=[1]" OUT2, .no_grad = true,
-     .data = "x: 1 3 3 2 2 2", .expect = "x: 0 0.5 0.5 0.333333333333333333 0.333333333333333333 0.333333333333333333"},
+    {.name = "max: ties split evenly",
+     .text = IN("[2,3]") "%2 = reduce %1 kind=1 axes=[1]" OUT2,
+     .no_grad = true,
+     .data = "x: 1 3 3 2 2 2",
+     .expect = "x: 0 0.5 0.5 0.333333333333333333 0.333333333333333333 0.333333333333333333"},
     {.name = "product", .text = IN("[3,4]") "%2 = reduce %1 kind=3 axes=[1]" OUT2},
-    {.name = "product: zeros", .text = IN("[3,3]") "%2 = reduce %1 kind=3 axes=[1]" OUT2, .no_grad = true,
-     .data = "x: 2 0 3 0 0 4 1 2 3", .expect = "x: 0 6 0 0 0 0 6 3 2"},
-    {.name = "integers", .text = "%1 = input name=\"x\" type=i32[2,5]\n%2 = reduce %1 kind=1 axes=[1]" OUT2, .hi = 9,
+    {.name = "product: zeros",
+     .text = IN("[3,3]") "%2 = reduce %1 kind=3 axes=[1]" OUT2,
+     .no_grad = true,
+     .data = "x: 2 0 3 0 0 4 1 2 3",
+     .expect = "x: 0 6 0 0 0 0 6 3 2"},
+    {.name = "integers",
+     .text = "%1 = input name=\"x\" type=i32[2,5]\n%2 = reduce %1 kind=1 axes=[1]" OUT2,
+     .hi = 9,
      .no_grad = true},
 };
-const zg_op zg_op_reduce = {.name = "reduce", .traits = ZG_CORE, ZG_ATTRS(zg_reduce_attr, reduce_fields), .n_out = 1,
-                            .infer = reduce_infer, .eval = reduce_eval, .grad = reduce_grad, ZG_CASES(reduce_cases)};
+const zg_op zg_op_reduce = {.name = "reduce",
+                            .traits = ZG_CORE,
+                            ZG_ATTRS(zg_reduce_attr, reduce_fields),
+                            .n_out = 1,
+                            .infer = reduce_infer,
+                            .eval = reduce_eval,
+                            .grad = reduce_grad,
+                            ZG_CASES(reduce_cases)};
 
-// ---- arg_reduce -----------------------------------------------------------------------------------------------------
+// ---- arg_reduce ---------------------------------------------------------------------------------
 static zg_status one_axis(const zg_infer *x, int64_t axis) {
   if (axis < 0 || axis >= x->in[0]->rank)
     return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x->in[0]));
@@ -203,7 +220,8 @@ static bool beats(const zg_arg_reduce_attr *a, double x, double y) {
 static zg_status arg_reduce_eval(zg_eval *x) {
   const zg_arg_reduce_attr *a = x->attr;
   const zg_type *t = &x->in[0].type;
-  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis], inner = zg__prod(t, a->axis + 1, t->rank);
+  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis],
+                inner = zg__prod(t, a->axis + 1, t->rank);
   for (int64_t o = 0; o < outer; o++)
     for (int64_t i = 0; i < inner; i++) {
       int64_t best = 0;
@@ -225,13 +243,19 @@ static const zg_attr_field arg_reduce_fields[] = {
 static const zg_op_case arg_reduce_cases[] = {
     {.name = "argmax", .text = IN("[3,5]") "%2 = arg_reduce %1 axis=1" OUT2},
     {.name = "argmin of a middle axis", .text = IN("[2,5,3]") "%2 = arg_reduce %1 axis=1 is_min=1" OUT2},
-    {.name = "last of equals", .text = IN("[2,3]") "%2 = arg_reduce %1 axis=1 last=1" OUT2, .data = "x: 1 1 0 2 2 2"},
+    {.name = "last of equals",
+     .text = IN("[2,3]") "%2 = arg_reduce %1 axis=1 last=1" OUT2,
+     .data = "x: 1 1 0 2 2 2"},
 };
-const zg_op zg_op_arg_reduce = {.name = "arg_reduce", .traits = ZG_CORE | ZG_NO_GRAD,
-                                ZG_ATTRS(zg_arg_reduce_attr, arg_reduce_fields), .n_out = 1, .infer = arg_reduce_infer,
-                                .eval = arg_reduce_eval, ZG_CASES(arg_reduce_cases)};
+const zg_op zg_op_arg_reduce = {.name = "arg_reduce",
+                                .traits = ZG_CORE | ZG_NO_GRAD,
+                                ZG_ATTRS(zg_arg_reduce_attr, arg_reduce_fields),
+                                .n_out = 1,
+                                .infer = arg_reduce_infer,
+                                .eval = arg_reduce_eval,
+                                ZG_CASES(arg_reduce_cases)};
 
-// ---- cumsum ---------------------------------------------------------------------------------------------------------
+// ---- cumsum -------------------------------------------------------------------------------------
 static zg_status cumsum_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   ZG_TRY(one_axis(x, ((const zg_cumsum_attr *)x->attr)->axis));
@@ -242,7 +266,8 @@ static zg_status cumsum_infer(zg_infer *x) {
 static zg_status cumsum_eval(zg_eval *x) {
   const zg_cumsum_attr *a = x->attr;
   const zg_type *t = &x->in[0].type;
-  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis], inner = zg__prod(t, a->axis + 1, t->rank);
+  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis],
+                inner = zg__prod(t, a->axis + 1, t->rank);
   const bool real = zg_dtype_is_float(t->dtype);
   for (int64_t o = 0; o < outer; o++)
     for (int64_t i = 0; i < inner; i++) {
@@ -251,7 +276,8 @@ static zg_status cumsum_eval(zg_eval *x) {
       for (int64_t j = 0; j < n; j++) {
         const int64_t at = (o * n + (a->reverse ? n - 1 - j : j)) * inner + i;
         const double f1 = real ? f + zg_get_f64(t->dtype, x->in[0].data, at) : 0;
-        const int64_t s1 = real ? 0 : (int64_t)((uint64_t)s + (uint64_t)zg_get_i64(t->dtype, x->in[0].data, at));
+        const int64_t s1 =
+            real ? 0 : (int64_t)((uint64_t)s + (uint64_t)zg_get_i64(t->dtype, x->in[0].data, at));
         if (real) zg_set_f64(t->dtype, x->out[0].data, at, a->exclusive ? f : f1);
         else zg_set_i64(t->dtype, x->out[0].data, at, a->exclusive ? s : s1);
         f = f1, s = s1;
@@ -279,10 +305,16 @@ static const zg_op_case cumsum_cases[] = {
     {.name = "reverse, exclusive", .text = IN("[7]") "%2 = cumsum %1 axis=0 exclusive=1 reverse=1" OUT2},
     {.name = "empty", .text = IN("[3,0]") "%2 = cumsum %1 axis=1" OUT2},
 };
-const zg_op zg_op_cumsum = {.name = "cumsum", .traits = ZG_CORE, ZG_ATTRS(zg_cumsum_attr, cumsum_fields), .n_out = 1,
-                            .infer = cumsum_infer, .eval = cumsum_eval, .grad = cumsum_grad, ZG_CASES(cumsum_cases)};
+const zg_op zg_op_cumsum = {.name = "cumsum",
+                            .traits = ZG_CORE,
+                            ZG_ATTRS(zg_cumsum_attr, cumsum_fields),
+                            .n_out = 1,
+                            .infer = cumsum_infer,
+                            .eval = cumsum_eval,
+                            .grad = cumsum_grad,
+                            ZG_CASES(cumsum_cases)};
 
-// ---- topk -----------------------------------------------------------------------------------------------------------
+// ---- topk ---------------------------------------------------------------------------------------
 static zg_status topk_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_topk_attr *a = x->attr;
@@ -298,13 +330,18 @@ static zg_status topk_infer(zg_infer *x) {
   return NULL;
 }
 
-typedef struct { double f; int64_t s, index; } topk_item;   // f orders floats, s integers (f is 0 there)
+typedef struct {
+  double f;
+  int64_t s, index;
+} topk_item;  // f orders floats, s integers (f is 0 there)
 
 // Ascending with NaN as the greatest; equal values by index.
 static int by_value(const void *pa, const void *pb, int sign) {
   const topk_item *a = pa, *b = pb;
   const int nan = (a->f != a->f) - (b->f != b->f);
-  const int order = nan ? nan : a->f != b->f && a->f == a->f ? (a->f > b->f) - (a->f < b->f) : (a->s > b->s) - (a->s < b->s);
+  const int order = nan                            ? nan
+                    : a->f != b->f && a->f == a->f ? (a->f > b->f) - (a->f < b->f)
+                                                   : (a->s > b->s) - (a->s < b->s);
   return order ? sign * order : (a->index > b->index) - (a->index < b->index);
 }
 static int ascending(const void *a, const void *b) { return by_value(a, b, 1); }
@@ -313,7 +350,8 @@ static int descending(const void *a, const void *b) { return by_value(a, b, -1);
 static zg_status topk_eval(zg_eval *x) {
   const zg_topk_attr *a = x->attr;
   const zg_type *t = &x->in[0].type;
-  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis], inner = zg__prod(t, a->axis + 1, t->rank);
+  const int64_t outer = zg__prod(t, 0, a->axis), n = t->dim[a->axis],
+                inner = zg__prod(t, a->axis + 1, t->rank);
   const bool real = zg_dtype_is_float(t->dtype);
   topk_item *item = zg_alloc(sizeof(topk_item) * (size_t)(n + 1));
   const uint32_t size = zg_dtype_bytes(t->dtype);
@@ -338,7 +376,8 @@ static zg_status topk_eval(zg_eval *x) {
 static zg_status topk_grad(zg_grad *g) {
   if (!zg_is(g->dout[0]) || !g->need[0]) return NULL;
   const zg_type t = *zg_b_type(g->b, g->in[0]);
-  const zg_scatter_attr s = {.mode = ZG_IDX_ELEMENTS, .axis = ((const zg_topk_attr *)g->attr)->axis, .red = ZG_SCATTER_ADD};
+  const zg_scatter_attr s = {
+      .mode = ZG_IDX_ELEMENTS, .axis = ((const zg_topk_attr *)g->attr)->axis, .red = ZG_SCATTER_ADD};
   const zg_val in[3] = {zg_b_fill(g->b, &t, 0), g->out[1], g->dout[0]};
   g->din[0] = zg_emit1(g->b, &zg_op_scatter, &s, in, 3);
   return NULL;
@@ -354,14 +393,26 @@ static const zg_op_case topk_cases[] = {
     {.name = "smallest of the first axis", .text = IN("[5,3]") "%2, %3 = topk %1 axis=0 k=2 largest=0" OUT2},
     {.name = "all", .text = IN("[1,4]") "%2, %3 = topk %1 axis=1 k=4" OUT2},
     {.name = "none", .text = IN("[2,4]") "%2, %3 = topk %1 axis=1 k=0" OUT2},
-    {.name = "ties: lower index first", .text = IN("[2,3]") "%2, %3 = topk %1 axis=1 k=1" OUT2, .no_grad = true,
-     .data = "x: 1 1 0 2 3 3", .expect = "x: 1 0 0 0 1 0"},
+    {.name = "ties: lower index first",
+     .text = IN("[2,3]") "%2, %3 = topk %1 axis=1 k=1" OUT2,
+     .no_grad = true,
+     .data = "x: 1 1 0 2 3 3",
+     .expect = "x: 1 0 0 0 1 0"},
 };
-const zg_op zg_op_topk = {.name = "topk", .traits = ZG_CORE, ZG_ATTRS(zg_topk_attr, topk_fields), .n_out = 2,
-                          .infer = topk_infer, .eval = topk_eval, .grad = topk_grad, ZG_CASES(topk_cases)};
+const zg_op zg_op_topk = {.name = "topk",
+                          .traits = ZG_CORE,
+                          ZG_ATTRS(zg_topk_attr, topk_fields),
+                          .n_out = 2,
+                          .infer = topk_infer,
+                          .eval = topk_eval,
+                          .grad = topk_grad,
+                          ZG_CASES(topk_cases)};
 
-// ---- log_sum_exp, norm2 ---------------------------------------------------------------------------------------------
-typedef struct { int64_t keep; zg_ints axes; } axes_attr;
+// ---- log_sum_exp, norm2 -------------------------------------------------------------------------
+typedef struct {
+  int64_t keep;
+  zg_ints axes;
+} axes_attr;
 
 static zg_status axes_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
@@ -379,7 +430,7 @@ static zg_status log_sum_exp_lower(zg_lower *x) {
   const zg_dtype t = zg_b_type(b, x->in[0])->dtype;
   const zg_val v = zg__wide(b, x->in[0]);
   zg_val m = zg__reduce(b, ZG_RED_MAX, v, &a->axes, true);
-  m = zg_b_where(b, zg_b_map1(b, ZG_S_IS_INF, m), zg_b_like(b, m, 0), m);   // all -inf: -inf, not NaN
+  m = zg_b_where(b, zg_b_map1(b, ZG_S_IS_INF, m), zg_b_like(b, m, 0), m);  // all -inf: -inf, not NaN
   const zg_val s = zg__reduce(b, ZG_RED_SUM, zg_b_map1(b, ZG_S_EXP, zg_sub(b, v, m)), &a->axes, true);
   const zg_val y = zg_b_cast(b, zg_add(b, zg_b_map1(b, ZG_S_LOG, s), m), t);
   const zg_type in = *zg_b_type(b, x->in[0]), out = reduced(&in, &a->axes, a->keep);
@@ -419,26 +470,39 @@ static zg_status norm2_grad(zg_grad *g) {
   return NULL;
 }
 
-static const zg_attr_field axes_fields[] = {ZG_FIELD(INT, axes_attr, keep, 0), ZG_FIELD(INTS, axes_attr, axes, 0)};
+static const zg_attr_field axes_fields[] = {ZG_FIELD(INT, axes_attr, keep, 0),
+                                            ZG_FIELD(INTS, axes_attr, axes, 0)};
 static const zg_op_case log_sum_exp_cases[] = {
     {.name = "last axis", .text = IN("[3,5]") "%2 = log_sum_exp %1 axes=[1]" OUT2},
     {.name = "all, kept", .text = IN("[2,3]") "%2 = log_sum_exp %1 keep=1 axes=[0,1]" OUT2},
     {.name = "no axes", .text = IN("[3]") "%2 = log_sum_exp %1 axes=[]" OUT2},
     {.name = "large values", .text = IN("[2,3]") "%2 = log_sum_exp %1 axes=[0]" OUT2, .lo = 700, .hi = 710},
 };
-static const zg_op op_log_sum_exp = {.name = "log_sum_exp", ZG_ATTRS(axes_attr, axes_fields), .n_out = 1,
-                                     .infer = axes_infer, .grad = log_sum_exp_grad, .lower = log_sum_exp_lower,
+static const zg_op op_log_sum_exp = {.name = "log_sum_exp",
+                                     ZG_ATTRS(axes_attr, axes_fields),
+                                     .n_out = 1,
+                                     .infer = axes_infer,
+                                     .grad = log_sum_exp_grad,
+                                     .lower = log_sum_exp_lower,
                                      ZG_CASES(log_sum_exp_cases)};
 static const zg_op_case norm2_cases[] = {
     {.name = "last axis", .text = IN("[3,5]") "%2 = norm2 %1 axes=[1]" OUT2},
     {.name = "all", .text = IN("[2,3]") "%2 = norm2 %1 axes=[0,1]" OUT2},
-    {.name = "zero", .text = IN("[2,2]") "%2 = norm2 %1 keep=1 axes=[1]" OUT2, .no_grad = true, .data = "x: 0 0 3 4",
+    {.name = "zero",
+     .text = IN("[2,2]") "%2 = norm2 %1 keep=1 axes=[1]" OUT2,
+     .no_grad = true,
+     .data = "x: 0 0 3 4",
      .expect = "x: 0 0 0.6 0.8"},
 };
-static const zg_op op_norm2 = {.name = "norm2", ZG_ATTRS(axes_attr, axes_fields), .n_out = 1, .infer = axes_infer,
-                               .grad = norm2_grad, .lower = norm2_lower, ZG_CASES(norm2_cases)};
+static const zg_op op_norm2 = {.name = "norm2",
+                               ZG_ATTRS(axes_attr, axes_fields),
+                               .n_out = 1,
+                               .infer = axes_infer,
+                               .grad = norm2_grad,
+                               .lower = norm2_lower,
+                               ZG_CASES(norm2_cases)};
 
-// ---- ONNX -----------------------------------------------------------------------------------------------------------
+// ---- ONNX ---------------------------------------------------------------------------------------
 typedef zg_val (*reduce_fn)(zg_builder *b, zg_val x, const zg_ints *axes, bool keep);
 
 // With noop_with_empty_axes the list of axes is empty: what remains is what each formula does to one element.
@@ -457,12 +521,24 @@ static zg_status import_reduce(zg_onnx_node *n, reduce_fn fn) {
   return NULL;
 }
 
-static zg_val sum(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return zg__reduce(b, ZG_RED_SUM, x, a, keep); }
-static zg_val max(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return zg__reduce(b, ZG_RED_MAX, x, a, keep); }
-static zg_val min(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return zg__reduce(b, ZG_RED_MIN, x, a, keep); }
-static zg_val prod(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return zg__reduce(b, ZG_RED_PROD, x, a, keep); }
-static zg_val sum_square(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return sum(b, zg_mul(b, x, x), a, keep); }
-static zg_val l1(zg_builder *b, zg_val x, const zg_ints *a, bool keep) { return sum(b, zg_b_map1(b, ZG_S_ABS, x), a, keep); }
+static zg_val sum(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return zg__reduce(b, ZG_RED_SUM, x, a, keep);
+}
+static zg_val max(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return zg__reduce(b, ZG_RED_MAX, x, a, keep);
+}
+static zg_val min(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return zg__reduce(b, ZG_RED_MIN, x, a, keep);
+}
+static zg_val prod(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return zg__reduce(b, ZG_RED_PROD, x, a, keep);
+}
+static zg_val sum_square(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return sum(b, zg_mul(b, x, x), a, keep);
+}
+static zg_val l1(zg_builder *b, zg_val x, const zg_ints *a, bool keep) {
+  return sum(b, zg_b_map1(b, ZG_S_ABS, x), a, keep);
+}
 // Integer tensors of the formulas with roots and logarithms are computed in double.
 static zg_val in_double(zg_builder *b, zg_val x, const zg_ints *a, bool keep, reduce_fn fn) {
   const zg_dtype t = zg_b_type(b, x)->dtype;
@@ -531,13 +607,22 @@ static zg_status import_topk(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"ReduceSum", "", 1, 0, import_sum},           {"ReduceMean", "", 1, 0, import_mean},
-    {"ReduceMax", "", 1, 0, import_max},           {"ReduceMin", "", 1, 0, import_min},
-    {"ReduceProd", "", 1, 0, import_prod},         {"ReduceL1", "", 1, 0, import_l1},
-    {"ReduceL2", "", 1, 0, import_l2},             {"ReduceLogSum", "", 1, 0, import_log_sum},
-    {"ReduceLogSumExp", "", 1, 0, import_log_sum_exp}, {"ReduceSumSquare", "", 1, 0, import_sum_square},
-    {"ArgMax", "", 1, 0, import_argmax},           {"ArgMin", "", 1, 0, import_argmin},
-    {"CumSum", "", 11, 0, import_cumsum},          {"TopK", "", 1, 0, import_topk},
+    {"ReduceSum", "", 1, 0, import_sum},
+    {"ReduceMean", "", 1, 0, import_mean},
+    {"ReduceMax", "", 1, 0, import_max},
+    {"ReduceMin", "", 1, 0, import_min},
+    {"ReduceProd", "", 1, 0, import_prod},
+    {"ReduceL1", "", 1, 0, import_l1},
+    {"ReduceL2", "", 1, 0, import_l2},
+    {"ReduceLogSum", "", 1, 0, import_log_sum},
+    {"ReduceLogSumExp", "", 1, 0, import_log_sum_exp},
+    {"ReduceSumSquare", "", 1, 0, import_sum_square},
+    {"ArgMax", "", 1, 0, import_argmax},
+    {"ArgMin", "", 1, 0, import_argmin},
+    {"CumSum", "", 11, 0, import_cumsum},
+    {"TopK", "", 1, 0, import_topk},
 };
-static const zg_op *const ops[] = {&zg_op_reduce, &zg_op_arg_reduce, &zg_op_cumsum, &zg_op_topk, &op_log_sum_exp, &op_norm2};
-const zg_family zg_family_reduce = {.name = "reduce", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+static const zg_op *const ops[] = {&zg_op_reduce, &zg_op_arg_reduce, &zg_op_cumsum,
+                                   &zg_op_topk,   &op_log_sum_exp,   &op_norm2};
+const zg_family zg_family_reduce = {
+    .name = "reduce", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

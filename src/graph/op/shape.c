@@ -3,7 +3,7 @@
 
 #include "graph/op/op_priv.h"
 
-enum { MAX_CONST = 4096 };   // integers up to here become bytes in the graph, so that shape arithmetic folds
+enum { MAX_CONST = 4096 };  // integers up to here become bytes in the graph, so that shape arithmetic folds
 
 static zg_status import_shape(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 1));
@@ -29,14 +29,18 @@ static zg_status import_constant_of_shape(zg_onnx_node *n) {
   zg_builder *b = n->b;
   zg_ints dim;
   ZG_TRY(zg_onnx_const_ints(n, 0, &dim));
-  if (dim.n > ZG_MAX_RANK) return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)dim.n, ZG_MAX_RANK);
+  if (dim.n > ZG_MAX_RANK)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)dim.n,
+                         ZG_MAX_RANK);
   zg_type t = zg_type_make(ZG_F32, (uint32_t)dim.n, dim.at);
   for (int64_t i = 0; i < dim.n; i++)
-    if (dim.at[i] < 0) return zg_onnx_error(n, ZG_INVALID, "shape has the negative entry %lld", (long long)dim.at[i]);
+    if (dim.at[i] < 0)
+      return zg_onnx_error(n, ZG_INVALID, "shape has the negative entry %lld", (long long)dim.at[i]);
   const zg_val value = zg_onnx_tensor(n, "value");
   double v = 0;
   if (zg_is(value)) {
-    if (!zg_b_const_scalar(b, value, &v)) return zg_onnx_error(n, ZG_INVALID, "attribute value is not one number");
+    if (!zg_b_const_scalar(b, value, &v))
+      return zg_onnx_error(n, ZG_INVALID, "attribute value is not one number");
     t.dtype = zg_b_type(b, value)->dtype;
   }
   const int64_t count = zg_elems(&t);
@@ -60,7 +64,8 @@ static zg_status import_range(zg_onnx_node *n) {
   if (zg_builder_failed(b)) return NULL;
   if (step == 0) return zg_onnx_error(n, ZG_INVALID, "delta is 0");
   const double steps = ceil((limit - start) / step);
-  if (!(steps < 1e12)) return zg_onnx_error(n, ZG_INVALID, "range from %g to %g in steps of %g is too long", start, limit, step);
+  if (!(steps < 1e12))
+    return zg_onnx_error(n, ZG_INVALID, "range from %g to %g in steps of %g is too long", start, limit, step);
   const int64_t count = steps > 0 ? (int64_t)steps : 0;
   const zg_type t = zg_type_make(zg_b_type(b, n->in[0])->dtype, 1, &count);
   if (zg_dtype_is_float(t.dtype) || count > MAX_CONST) {

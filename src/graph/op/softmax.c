@@ -1,17 +1,21 @@
 // Op family: softmax and log-softmax.
-// Both lower to max, subtract, exp, sum with the same nodes, so that a softmax beside a log-softmax of the same operand
-// (cross entropy and its gradient) shares them; fusion makes one loop of each. Half-precision operands compute in f32.
+// Both lower to max, subtract, exp, sum with the same nodes, so that a softmax beside a log-softmax of the
+// same operand (cross entropy and its gradient) shares them; fusion makes one loop of each. Half-precision
+// operands compute in f32.
 #include "graph/op/op_priv.h"
 
 static zg_status softmax_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const int64_t axis = ((const zg_axis_attr *)x->attr)->axis, rank = x->in[0]->rank;
   if (axis < -rank || axis >= rank || !zg_dtype_is_float(x->in[0]->dtype))
-    return zg_error(ZG_INVALID, "wants a float tensor with axis %lld, got %s", (long long)axis, zg_type_text(x->in[0]));
+    return zg_error(ZG_INVALID, "wants a float tensor with axis %lld, got %s", (long long)axis,
+                    zg_type_text(x->in[0]));
   return zg_infer_same(x);
 }
 
-typedef struct { zg_val shifted, exp, sum; } parts;
+typedef struct {
+  zg_val shifted, exp, sum;
+} parts;
 
 static parts exp_parts(zg_builder *b, zg_val x, const int64_t *axis) {
   parts p;
@@ -68,22 +72,36 @@ static const zg_op_case softmax_cases[] = {
     {.name = "large values", .text = IN("[2,7]") "%2 = softmax %1" OUT2, .lo = 700, .hi = 710},
     {.name = "no rows", .text = IN("[0,3]") "%2 = softmax %1" OUT2},
 };
-const zg_op zg_op_softmax = {.name = "softmax", ZG_ATTRS(zg_axis_attr, axis_fields), .n_out = 1, .infer = softmax_infer,
-                             .grad = softmax_grad, .lower = softmax_lower, ZG_CASES(softmax_cases)};
+const zg_op zg_op_softmax = {.name = "softmax",
+                             ZG_ATTRS(zg_axis_attr, axis_fields),
+                             .n_out = 1,
+                             .infer = softmax_infer,
+                             .grad = softmax_grad,
+                             .lower = softmax_lower,
+                             ZG_CASES(softmax_cases)};
 static const zg_op_case log_softmax_cases[] = {
     {.name = "last axis", .text = IN("[3,5]") "%2 = log_softmax %1" OUT2},
     {.name = "first axis", .text = IN("[4,3]") "%2 = log_softmax %1 axis=0" OUT2},
     {.name = "large values", .text = IN("[2,7]") "%2 = log_softmax %1" OUT2, .lo = -710, .hi = -700},
     {.name = "no rows", .text = IN("[0,3]") "%2 = log_softmax %1" OUT2},
 };
-const zg_op zg_op_log_softmax = {.name = "log_softmax", ZG_ATTRS(zg_axis_attr, axis_fields), .n_out = 1, .infer = softmax_infer,
-                                 .grad = log_softmax_grad, .lower = log_softmax_lower, ZG_CASES(log_softmax_cases)};
+const zg_op zg_op_log_softmax = {.name = "log_softmax",
+                                 ZG_ATTRS(zg_axis_attr, axis_fields),
+                                 .n_out = 1,
+                                 .infer = softmax_infer,
+                                 .grad = log_softmax_grad,
+                                 .lower = log_softmax_lower,
+                                 ZG_CASES(log_softmax_cases)};
 
-// ---- ONNX -----------------------------------------------------------------------------------------------------------
+// ---- ONNX ---------------------------------------------------------------------------------------
 typedef zg_val (*row_fn)(zg_builder *b, zg_val x, int64_t axis);
 
-static zg_val softmax(zg_builder *b, zg_val x, int64_t axis) { return zg_emit1(b, &zg_op_softmax, &(zg_axis_attr){axis}, &x, 1); }
-static zg_val log_softmax(zg_builder *b, zg_val x, int64_t axis) { return zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){axis}, &x, 1); }
+static zg_val softmax(zg_builder *b, zg_val x, int64_t axis) {
+  return zg_emit1(b, &zg_op_softmax, &(zg_axis_attr){axis}, &x, 1);
+}
+static zg_val log_softmax(zg_builder *b, zg_val x, int64_t axis) {
+  return zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){axis}, &x, 1);
+}
 
 static zg_val hardmax(zg_builder *b, zg_val x, int64_t axis) {
   const zg_type t = *zg_b_type(b, x);
@@ -119,4 +137,5 @@ static const zg_onnx_row rows[] = {
     {"Hardmax", "", 1, 0, import_hardmax},
 };
 static const zg_op *const ops[] = {&zg_op_softmax, &zg_op_log_softmax};
-const zg_family zg_family_softmax = {.name = "softmax", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+const zg_family zg_family_softmax = {
+    .name = "softmax", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -4,8 +4,10 @@
 
 static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 && (a < 0) == (b < 0)); }
 
-// Walks `t` in row-major order while the other side moves by `stride` (elements) from `offset`. to_strided: dense -> strided.
-static void strided_copy(const zg_type *t, void *dense, void *strided, const int64_t *stride, int64_t offset, bool to_strided) {
+// Walks `t` in row-major order while the other side moves by `stride` (elements) from `offset`. to_strided:
+// dense -> strided.
+static void strided_copy(const zg_type *t, void *dense, void *strided, const int64_t *stride, int64_t offset,
+                         bool to_strided) {
   const uint32_t size = zg_dtype_bytes(t->dtype);
   int64_t idx[ZG_MAX_RANK] = {0};
   char *d = dense, *s = strided;
@@ -24,7 +26,7 @@ static zg_status check_rank(const zg_infer *x, const char *what, int64_t n, int6
   return NULL;
 }
 
-// ---- reshape --------------------------------------------------------------------------------------------------------
+// ---- reshape ------------------------------------------------------------------------------------
 static zg_status reshape_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_shape_attr *a = x->attr;
@@ -33,7 +35,8 @@ static zg_status reshape_infer(zg_infer *x) {
   bool negative = false;
   for (int64_t i = 0; i < a->dim.n; i++) negative |= a->dim.at[i] < 0;
   if (negative || zg_elems(&x->out[0]) != zg_elems(x->in[0]))
-    return zg_error(ZG_INVALID, "%s does not have the elements of %s", zg_type_text(x->in[0]), zg_type_text(&x->out[0]));
+    return zg_error(ZG_INVALID, "%s does not have the elements of %s", zg_type_text(x->in[0]),
+                    zg_type_text(&x->out[0]));
   return NULL;
 }
 
@@ -56,10 +59,16 @@ static const zg_op_case reshape_cases[] = {
     {.name = "scalar", .text = IN("[1,1]") "%2 = reshape %1 dim=[]" OUT2},
     {.name = "empty", .text = IN("[0,3]") "%2 = reshape %1 dim=[5,0]" OUT2},
 };
-const zg_op zg_op_reshape = {.name = "reshape", .traits = ZG_CORE | ZG_VIEW, ZG_ATTRS(zg_shape_attr, shape_fields), .n_out = 1,
-                             .infer = reshape_infer, .eval = reshape_eval, .grad = reshape_grad, ZG_CASES(reshape_cases)};
+const zg_op zg_op_reshape = {.name = "reshape",
+                             .traits = ZG_CORE | ZG_VIEW,
+                             ZG_ATTRS(zg_shape_attr, shape_fields),
+                             .n_out = 1,
+                             .infer = reshape_infer,
+                             .eval = reshape_eval,
+                             .grad = reshape_grad,
+                             ZG_CASES(reshape_cases)};
 
-// ---- expand ---------------------------------------------------------------------------------------------------------
+// ---- expand -------------------------------------------------------------------------------------
 static zg_status expand_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_shape_attr *a = x->attr;
@@ -71,7 +80,8 @@ static zg_status expand_infer(zg_infer *x) {
     const int64_t to = a->dim.at[a->dim.n - t->rank + i];
     ok = t->dim[i] == to || (t->dim[i] == 1 && to >= 0);
   }
-  if (!ok) return zg_error(ZG_INVALID, "%s does not broadcast to %s", zg_type_text(t), zg_type_text(&x->out[0]));
+  if (!ok)
+    return zg_error(ZG_INVALID, "%s does not broadcast to %s", zg_type_text(t), zg_type_text(&x->out[0]));
   return NULL;
 }
 
@@ -96,10 +106,16 @@ static const zg_op_case expand_cases[] = {
     {.name = "scalar", .text = IN("[]") "%2 = expand %1 dim=[2,3]" OUT2},
     {.name = "to nothing", .text = IN("[1,3]") "%2 = expand %1 dim=[0,3]" OUT2},
 };
-const zg_op zg_op_expand = {.name = "expand", .traits = ZG_CORE | ZG_VIEW, ZG_ATTRS(zg_shape_attr, shape_fields), .n_out = 1,
-                            .infer = expand_infer, .eval = expand_eval, .grad = expand_grad, ZG_CASES(expand_cases)};
+const zg_op zg_op_expand = {.name = "expand",
+                            .traits = ZG_CORE | ZG_VIEW,
+                            ZG_ATTRS(zg_shape_attr, shape_fields),
+                            .n_out = 1,
+                            .infer = expand_infer,
+                            .eval = expand_eval,
+                            .grad = expand_grad,
+                            ZG_CASES(expand_cases)};
 
-// ---- transpose ------------------------------------------------------------------------------------------------------
+// ---- transpose ----------------------------------------------------------------------------------
 static zg_status transpose_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
   const zg_ints *p = &((const zg_transpose_attr *)x->attr)->perm;
@@ -108,7 +124,8 @@ static zg_status transpose_infer(zg_infer *x) {
   uint32_t seen = 0;
   for (int64_t i = 0; i < p->n; i++) {
     if (p->at[i] < 0 || p->at[i] >= p->n || (seen >> p->at[i] & 1))
-      return zg_error(ZG_INVALID, "perm is no permutation of the %lld dims of %s", (long long)p->n, zg_type_text(x->in[0]));
+      return zg_error(ZG_INVALID, "perm is no permutation of the %lld dims of %s", (long long)p->n,
+                      zg_type_text(x->in[0]));
     seen |= 1u << p->at[i];
     x->out[0].dim[i] = x->in[0]->dim[p->at[i]];
   }
@@ -140,19 +157,26 @@ static const zg_op_case transpose_cases[] = {
     {.name = "scalar", .text = IN("[]") "%2 = transpose %1 perm=[]" OUT2},
     {.name = "empty", .text = IN("[0,3]") "%2 = transpose %1 perm=[1,0]" OUT2},
 };
-const zg_op zg_op_transpose = {.name = "transpose", .traits = ZG_CORE | ZG_VIEW, ZG_ATTRS(zg_transpose_attr, transpose_fields),
-                               .n_out = 1, .infer = transpose_infer, .eval = transpose_eval, .grad = transpose_grad,
+const zg_op zg_op_transpose = {.name = "transpose",
+                               .traits = ZG_CORE | ZG_VIEW,
+                               ZG_ATTRS(zg_transpose_attr, transpose_fields),
+                               .n_out = 1,
+                               .infer = transpose_infer,
+                               .eval = transpose_eval,
+                               .grad = transpose_grad,
                                ZG_CASES(transpose_cases)};
 
-// ---- slice, unslice -------------------------------------------------------------------------------------------------
+// ---- slice, unslice -----------------------------------------------------------------------------
 // Does start + i * step for i < size stay inside [0, dim).
 static bool inside(int64_t start, int64_t step, int64_t size, int64_t dim) {
-  // Beyond the dim a step only appears with fewer than two elements, where 1 does as well; so strides cannot overflow.
+  // Beyond the dim a step only appears with fewer than two elements, where 1 does as well; so strides cannot
+  // overflow.
   const int64_t most = ZG_MAX(dim, 1);
   if (size < 0 || step < -most || step > most) return false;
   if (size == 0) return start >= 0 && start <= dim;
   int64_t reach;
-  if (__builtin_mul_overflow(size - 1, step, &reach) || __builtin_add_overflow(reach, start, &reach)) return false;
+  if (__builtin_mul_overflow(size - 1, step, &reach) || __builtin_add_overflow(reach, start, &reach))
+    return false;
   return start >= 0 && start < dim && reach >= 0 && reach < dim && (size == 1 || step != 0);
 }
 
@@ -166,8 +190,9 @@ static zg_status slice_infer(zg_infer *x) {
   x->out[0] = zg_type_make(t->dtype, t->rank, a->size.at);
   for (uint32_t d = 0; d < t->rank; d++)
     if (!inside(a->start.at[d], a->step.at[d], a->size.at[d], t->dim[d]))
-      return zg_error(ZG_INVALID, "start %lld, step %lld, size %lld leave dim %u of %s", (long long)a->start.at[d],
-                      (long long)a->step.at[d], (long long)a->size.at[d], d, zg_type_text(t));
+      return zg_error(ZG_INVALID, "start %lld, step %lld, size %lld leave dim %u of %s",
+                      (long long)a->start.at[d], (long long)a->step.at[d], (long long)a->size.at[d], d,
+                      zg_type_text(t));
   return NULL;
 }
 
@@ -205,8 +230,14 @@ static const zg_op_case slice_cases[] = {
     {.name = "nothing", .text = IN("[3,2]") "%2 = slice %1 start=[3,0] step=[1,1] size=[0,2]" OUT2},
     {.name = "scalar", .text = IN("[]") "%2 = slice %1 start=[] step=[] size=[]" OUT2},
 };
-const zg_op zg_op_slice = {.name = "slice", .traits = ZG_CORE | ZG_VIEW, ZG_ATTRS(zg_slice_attr, slice_fields), .n_out = 1,
-                           .infer = slice_infer, .eval = slice_eval, .grad = slice_grad, ZG_CASES(slice_cases)};
+const zg_op zg_op_slice = {.name = "slice",
+                           .traits = ZG_CORE | ZG_VIEW,
+                           ZG_ATTRS(zg_slice_attr, slice_fields),
+                           .n_out = 1,
+                           .infer = slice_infer,
+                           .eval = slice_eval,
+                           .grad = slice_grad,
+                           ZG_CASES(slice_cases)};
 
 static zg_status unslice_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
@@ -218,8 +249,9 @@ static zg_status unslice_infer(zg_infer *x) {
   x->out[0] = zg_type_make(t->dtype, t->rank, a->dim.at);
   for (uint32_t d = 0; d < t->rank; d++)
     if (a->dim.at[d] < 0 || !inside(a->start.at[d], a->step.at[d], t->dim[d], a->dim.at[d]))
-      return zg_error(ZG_INVALID, "dim %u of %s at start %lld, step %lld does not fit into %lld", d, zg_type_text(t),
-                      (long long)a->start.at[d], (long long)a->step.at[d], (long long)a->dim.at[d]);
+      return zg_error(ZG_INVALID, "dim %u of %s at start %lld, step %lld does not fit into %lld", d,
+                      zg_type_text(t), (long long)a->start.at[d], (long long)a->step.at[d],
+                      (long long)a->dim.at[d]);
   return NULL;
 }
 
@@ -253,22 +285,29 @@ static const zg_op_case unslice_cases[] = {
     {.name = "nothing", .text = IN("[0,2]") "%2 = unslice %1 dim=[3,2] start=[0,0] step=[1,1]" OUT2},
     {.name = "scalar", .text = IN("[]") "%2 = unslice %1 dim=[] start=[] step=[]" OUT2},
 };
-const zg_op zg_op_unslice = {.name = "unslice", .traits = ZG_CORE, ZG_ATTRS(zg_unslice_attr, unslice_fields), .n_out = 1,
-                             .infer = unslice_infer, .eval = unslice_eval, .grad = unslice_grad, ZG_CASES(unslice_cases)};
+const zg_op zg_op_unslice = {.name = "unslice",
+                             .traits = ZG_CORE,
+                             ZG_ATTRS(zg_unslice_attr, unslice_fields),
+                             .n_out = 1,
+                             .infer = unslice_infer,
+                             .eval = unslice_eval,
+                             .grad = unslice_grad,
+                             ZG_CASES(unslice_cases)};
 
-// ---- concat ---------------------------------------------------------------------------------------------------------
+// ---- concat -------------------------------------------------------------------------------------
 static zg_status concat_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, UINT32_MAX));
   const int64_t axis = ((const zg_axis_attr *)x->attr)->axis;
   const zg_type *t = x->in[0];
-  if (axis < 0 || axis >= t->rank) return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(t));
+  if (axis < 0 || axis >= t->rank)
+    return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(t));
   x->out[0] = *t;
   for (uint32_t i = 1; i < x->n_in; i++) {
     zg_type same = *x->in[i];
     if (same.rank == t->rank) same.dim[axis] = t->dim[axis];
     if (!zg_type_equal(&same, t))
-      return zg_error(ZG_INVALID, "operand %u is %s, which does not fit %s along axis %lld", i, zg_type_text(x->in[i]),
-                      zg_type_text(t), (long long)axis);
+      return zg_error(ZG_INVALID, "operand %u is %s, which does not fit %s along axis %lld", i,
+                      zg_type_text(x->in[i]), zg_type_text(t), (long long)axis);
     x->out[0].dim[axis] += x->in[i]->dim[axis];
   }
   return NULL;
@@ -310,31 +349,43 @@ static const zg_op_case concat_cases[] = {
     {.name = "with nothing", .text = XY("[2,3]", "[0,3]") "%3 = concat %1, %2 axis=0" OUT3},
     {.name = "one", .text = IN("[2,3]") "%2 = concat %1 axis=0" OUT2},
 };
-const zg_op zg_op_concat = {.name = "concat", .traits = ZG_CORE, ZG_ATTRS(zg_axis_attr, axis_fields), .n_out = 1,
-                            .infer = concat_infer, .eval = concat_eval, .grad = concat_grad, ZG_CASES(concat_cases)};
+const zg_op zg_op_concat = {.name = "concat",
+                            .traits = ZG_CORE,
+                            ZG_ATTRS(zg_axis_attr, axis_fields),
+                            .n_out = 1,
+                            .infer = concat_infer,
+                            .eval = concat_eval,
+                            .grad = concat_grad,
+                            ZG_CASES(concat_cases)};
 
-// ---- ONNX: shapes ---------------------------------------------------------------------------------------------------
+// ---- ONNX: shapes -------------------------------------------------------------------------------
 static zg_status import_reshape(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 1));
   const zg_type t = *zg_b_type(n->b, n->in[0]);
   zg_ints want;
   ZG_TRY(zg__ints(n, "shape", 1, &want, NULL));
-  if (want.n > ZG_MAX_RANK) return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)want.n, ZG_MAX_RANK);
+  if (want.n > ZG_MAX_RANK)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)want.n,
+                         ZG_MAX_RANK);
   const bool allow_zero = zg_onnx_int(n, "allowzero", 0) != 0;
   int64_t dim[ZG_MAX_RANK], known = 1, infer = -1;
   for (int64_t i = 0; i < want.n; i++) {
     dim[i] = want.at[i];
     if (dim[i] == 0 && !allow_zero) {
-      if (i >= t.rank) return zg_onnx_error(n, ZG_INVALID, "shape entry %lld is 0 (copy), but the operand is %s", (long long)i, zg_type_text(&t));
+      if (i >= t.rank)
+        return zg_onnx_error(n, ZG_INVALID, "shape entry %lld is 0 (copy), but the operand is %s",
+                             (long long)i, zg_type_text(&t));
       dim[i] = t.dim[i];
     }
-    if (dim[i] < -1 || (dim[i] == -1 && infer >= 0)) return zg_onnx_error(n, ZG_INVALID, "shape has more than one unknown entry");
+    if (dim[i] < -1 || (dim[i] == -1 && infer >= 0))
+      return zg_onnx_error(n, ZG_INVALID, "shape has more than one unknown entry");
     if (dim[i] == -1) infer = i;
     else known *= dim[i];
   }
   if (infer >= 0) {
     if (known == 0 || zg_elems(&t) % known)
-      return zg_onnx_error(n, ZG_INVALID, "%s cannot be reshaped: its elements do not divide by %lld", zg_type_text(&t), (long long)known);
+      return zg_onnx_error(n, ZG_INVALID, "%s cannot be reshaped: its elements do not divide by %lld",
+                           zg_type_text(&t), (long long)known);
     dim[infer] = zg_elems(&t) / known;
   }
   n->out[0] = zg_b_reshape(n->b, n->in[0], dim, want.n);
@@ -347,7 +398,9 @@ static zg_status import_transpose(zg_onnx_node *n) {
   int64_t perm[ZG_MAX_RANK];
   zg_ints p;
   const bool given = zg_onnx_ints(n, "perm", &p);
-  if (given && p.n != rank) return zg_onnx_error(n, ZG_INVALID, "perm has %lld entries for rank %lld", (long long)p.n, (long long)rank);
+  if (given && p.n != rank)
+    return zg_onnx_error(n, ZG_INVALID, "perm has %lld entries for rank %lld", (long long)p.n,
+                         (long long)rank);
   for (int64_t i = 0; i < rank; i++) perm[i] = given ? p.at[i] : rank - 1 - i;
   n->out[0] = zg_b_transpose(n->b, n->in[0], perm);
   return NULL;
@@ -359,7 +412,9 @@ static zg_status import_expand(zg_onnx_node *n) {
   const zg_type t = *zg_b_type(n->b, n->in[0]);
   zg_ints want;
   ZG_TRY(zg__ints(n, NULL, 1, &want, NULL));
-  if (want.n > ZG_MAX_RANK) return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)want.n, ZG_MAX_RANK);
+  if (want.n > ZG_MAX_RANK)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)want.n,
+                         ZG_MAX_RANK);
   const zg_type shape = zg_type_make(t.dtype, (uint32_t)want.n, want.at);
   zg_type out;
   ZG_TRY(zg_type_broadcast(&t, &shape, &out));
@@ -377,7 +432,8 @@ static zg_status import_squeeze(zg_onnx_node *n) {
   for (uint32_t d = 0; d < t.rank; d++) {
     const bool gone = given ? k < axes.n && axes.at[k] == d : t.dim[d] == 1;
     if (gone && given) k++;
-    if (gone && t.dim[d] != 1) return zg_onnx_error(n, ZG_INVALID, "axis %u of %s is not 1", d, zg_type_text(&t));
+    if (gone && t.dim[d] != 1)
+      return zg_onnx_error(n, ZG_INVALID, "axis %u of %s is not 1", d, zg_type_text(&t));
     if (!gone) dim[rank++] = t.dim[d];
   }
   n->out[0] = zg_b_reshape(n->b, n->in[0], dim, rank);
@@ -390,7 +446,9 @@ static zg_status import_unsqueeze(zg_onnx_node *n) {
   zg_ints raw, axes;
   ZG_TRY(zg__ints(n, "axes", 1, &raw, NULL));
   const int64_t rank = t.rank + raw.n;
-  if (rank > ZG_MAX_RANK) return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)rank, ZG_MAX_RANK);
+  if (rank > ZG_MAX_RANK)
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)rank,
+                         ZG_MAX_RANK);
   ZG_TRY(zg__axes(n, "axes", 1, rank, &axes, NULL));
   int64_t dim[ZG_MAX_RANK], k = 0, d = 0;
   for (int64_t i = 0; i < rank; i++) dim[i] = k < axes.n && axes.at[k] == i ? (k++, 1) : t.dim[d++];
@@ -403,12 +461,13 @@ static zg_status import_flatten(zg_onnx_node *n) {
   const int64_t rank = zg_b_type(n->b, n->in[0])->rank;
   int64_t axis = zg_onnx_int(n, "axis", 1);
   if (axis < 0) axis += rank;
-  if (axis < 0 || axis > rank) return zg_onnx_error(n, ZG_INVALID, "axis is outside a tensor of rank %lld", (long long)rank);
+  if (axis < 0 || axis > rank)
+    return zg_onnx_error(n, ZG_INVALID, "axis is outside a tensor of rank %lld", (long long)rank);
   n->out[0] = zg__coerce_2d(n->b, n->in[0], axis);
   return NULL;
 }
 
-// ---- ONNX: parts ----------------------------------------------------------------------------------------------------
+// ---- ONNX: parts --------------------------------------------------------------------------------
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
 
 static zg_status import_slice(zg_onnx_node *n) {
@@ -422,7 +481,9 @@ static zg_status import_slice(zg_onnx_node *n) {
   ZG_TRY(zg__ints(n, NULL, 4, &steps, &has_steps));
   if (starts.n != ends.n || (has_axes && axes.n != starts.n) || (has_steps && steps.n != starts.n) ||
       (!has_axes && starts.n > t.rank))
-    return zg_onnx_error(n, ZG_INVALID, "starts, ends, axes and steps differ in length, or exceed the rank of %s", zg_type_text(&t));
+    return zg_onnx_error(n, ZG_INVALID,
+                         "starts, ends, axes and steps differ in length, or exceed the rank of %s",
+                         zg_type_text(&t));
   int64_t start[ZG_MAX_RANK] = {0}, step[ZG_MAX_RANK], size[ZG_MAX_RANK];
   for (uint32_t d = 0; d < t.rank; d++) step[d] = 1, size[d] = t.dim[d];
   for (int64_t i = 0; i < starts.n; i++) {
@@ -431,7 +492,7 @@ static zg_status import_slice(zg_onnx_node *n) {
     int64_t s = starts.at[i], e = ends.at[i], k = has_steps ? steps.at[i] : 1;
     const int64_t d = t.dim[a];
     if (k == 0) return zg_onnx_error(n, ZG_INVALID, "step 0 along axis %lld", (long long)a);
-    k = clamp(k, -d - 1, d + 1);   // the same elements, without overflow
+    k = clamp(k, -d - 1, d + 1);  // the same elements, without overflow
     s = clamp(s < 0 ? s + d : s, k < 0 ? -1 : 0, k < 0 ? d - 1 : d);
     e = clamp(e < 0 ? e + d : e, k < 0 ? -1 : 0, k < 0 ? d - 1 : d);
     size[a] = ZG_MAX(0, ceil_div(e - s, k));
@@ -453,7 +514,9 @@ static zg_status import_split(zg_onnx_node *n) {
   if (given && split.n != n->n_out)
     return zg_onnx_error(n, ZG_INVALID, "split has %lld sizes for %u outputs", (long long)split.n, n->n_out);
   const int64_t parts = zg_onnx_int(n, "num_outputs", n->n_out);
-  if (parts < n->n_out) return zg_onnx_error(n, ZG_INVALID, "num_outputs is %lld, but the node has %u outputs", (long long)parts, n->n_out);
+  if (parts < n->n_out)
+    return zg_onnx_error(n, ZG_INVALID, "num_outputs is %lld, but the node has %u outputs", (long long)parts,
+                         n->n_out);
   const int64_t chunk = ceil_div(t.dim[axis], ZG_MAX(parts, 1));
   int64_t at = 0;
   for (uint32_t i = 0; i < n->n_out; i++) {
@@ -462,7 +525,8 @@ static zg_status import_split(zg_onnx_node *n) {
     at += size;
   }
   if (given && at != t.dim[axis])
-    return zg_onnx_error(n, ZG_INVALID, "sizes of split add up to %lld, but axis %lld of %s differs", (long long)at, (long long)axis, zg_type_text(&t));
+    return zg_onnx_error(n, ZG_INVALID, "sizes of split add up to %lld, but axis %lld of %s differs",
+                         (long long)at, (long long)axis, zg_type_text(&t));
   return NULL;
 }
 
@@ -474,7 +538,7 @@ static zg_status import_concat(zg_onnx_node *n) {
   return NULL;
 }
 
-// ---- ONNX: Pad ------------------------------------------------------------------------------------------------------
+// ---- ONNX: Pad ----------------------------------------------------------------------------------
 // Index into a dim of d elements that position i of the padded axis shows.
 static int64_t mirrored(const char *mode, int64_t i, int64_t d) {
   if (strcmp(mode, "edge") == 0) return clamp(i, 0, d - 1);
@@ -494,12 +558,15 @@ static zg_status pad_constant(zg_onnx_node *n, zg_val x, const int64_t *before, 
   return NULL;
 }
 
-static zg_status pad_mirrored(zg_onnx_node *n, zg_val x, const char *mode, const int64_t *before, const int64_t *after) {
+static zg_status pad_mirrored(zg_onnx_node *n, zg_val x, const char *mode, const int64_t *before,
+                              const int64_t *after) {
   zg_builder *b = n->b;
   const zg_type t = *zg_b_type(b, x);
   for (uint32_t d = 0; d < t.rank; d++) {
     if (before[d] == 0 && after[d] == 0) continue;
-    if (t.dim[d] == 0) return zg_onnx_error(n, ZG_INVALID, "mode %s cannot fill the empty axis %u of %s", mode, d, zg_type_text(&t));
+    if (t.dim[d] == 0)
+      return zg_onnx_error(n, ZG_INVALID, "mode %s cannot fill the empty axis %u of %s", mode, d,
+                           zg_type_text(&t));
     const int64_t size = before[d] + t.dim[d] + after[d];
     int64_t *idx = ZG_NEW_N(zg_builder_arena(b), int64_t, size);
     for (int64_t i = 0; i < size; i++) idx[i] = mirrored(mode, i - before[d], t.dim[d]);
@@ -517,18 +584,23 @@ static zg_status import_pad(zg_onnx_node *n) {
   ZG_TRY(zg__ints(n, "pads", 1, &pads, NULL));
   ZG_TRY(zg__ints(n, NULL, 3, &axes, &has_axes));
   const int64_t k = has_axes ? axes.n : t.rank;
-  if (pads.n != 2 * k) return zg_onnx_error(n, ZG_INVALID, "pads has %lld entries, want %lld", (long long)pads.n, (long long)(2 * k));
-  int64_t before[ZG_MAX_RANK] = {0}, after[ZG_MAX_RANK] = {0}, start[ZG_MAX_RANK], step[ZG_MAX_RANK], size[ZG_MAX_RANK];
+  if (pads.n != 2 * k)
+    return zg_onnx_error(n, ZG_INVALID, "pads has %lld entries, want %lld", (long long)pads.n,
+                         (long long)(2 * k));
+  int64_t before[ZG_MAX_RANK] = {0}, after[ZG_MAX_RANK] = {0}, start[ZG_MAX_RANK], step[ZG_MAX_RANK],
+          size[ZG_MAX_RANK];
   for (int64_t i = 0; i < k; i++) {
     int64_t a;
     ZG_TRY(zg__axis(n, has_axes ? axes.at[i] : i, t.rank, &a));
     before[a] = pads.at[i], after[a] = pads.at[k + i];
   }
   bool crop = false;
-  for (uint32_t d = 0; d < t.rank; d++) {   // negative pads cut off
+  for (uint32_t d = 0; d < t.rank; d++) {  // negative pads cut off
     start[d] = ZG_MAX(0, -before[d]), step[d] = 1, size[d] = t.dim[d] - start[d] - ZG_MAX(0, -after[d]);
     crop |= size[d] != t.dim[d];
-    if (size[d] < 0) return zg_onnx_error(n, ZG_INVALID, "pads cut more than there is of axis %u of %s", d, zg_type_text(&t));
+    if (size[d] < 0)
+      return zg_onnx_error(n, ZG_INVALID, "pads cut more than there is of axis %u of %s", d,
+                           zg_type_text(&t));
     before[d] = ZG_MAX(0, before[d]), after[d] = ZG_MAX(0, after[d]);
   }
   const zg_val x = crop ? zg_b_slice(n->b, n->in[0], start, step, size) : n->in[0];
@@ -539,17 +611,18 @@ static zg_status import_pad(zg_onnx_node *n) {
   return pad_mirrored(n, x, mode, before, after);
 }
 
-// ---- ONNX: Tile, Trilu, EyeLike -------------------------------------------------------------------------------------
+// ---- ONNX: Tile, Trilu, EyeLike -----------------------------------------------------------------
 static zg_status import_tile(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 2));
   zg_builder *b = n->b;
   const zg_type t = *zg_b_type(b, n->in[0]);
   zg_ints r;
   ZG_TRY(zg__ints(n, NULL, 1, &r, NULL));
-  if (r.n != t.rank) return zg_onnx_error(n, ZG_INVALID, "repeats has %lld entries for %s", (long long)r.n, zg_type_text(&t));
+  if (r.n != t.rank)
+    return zg_onnx_error(n, ZG_INVALID, "repeats has %lld entries for %s", (long long)r.n, zg_type_text(&t));
   zg_type now = t;
   zg_val x = n->in[0];
-  for (uint32_t d = t.rank; d-- > 0;) {   // [outer, 1, rest] -> [outer, repeats, rest]
+  for (uint32_t d = t.rank; d-- > 0;) {  // [outer, 1, rest] -> [outer, repeats, rest]
     if (r.at[d] < 0) return zg_onnx_error(n, ZG_INVALID, "repeats entry %u is negative", d);
     if (r.at[d] == 1) continue;
     const int64_t outer = zg__prod(&now, 0, d), rest = zg__prod(&now, d, t.rank);
@@ -569,7 +642,8 @@ static zg_status import_trilu(zg_onnx_node *n) {
   if (t.rank < 2) return zg_onnx_error(n, ZG_INVALID, "operand is %s, want rank 2 or more", zg_type_text(&t));
   double k = 0;
   if (zg_is(zg_onnx_in(n, 1))) ZG_TRY(zg__const_scalar(n, 1, &k));
-  const zg_val row = zg__index_along(b, &t, (int64_t)t.rank - 2, k), col = zg__index_along(b, &t, (int64_t)t.rank - 1, 0);
+  const zg_val row = zg__index_along(b, &t, (int64_t)t.rank - 2, k),
+               col = zg__index_along(b, &t, (int64_t)t.rank - 1, 0);
   const bool upper = zg_onnx_int(n, "upper", 1) != 0;
   const zg_val keep = upper ? zg_b_map2(b, ZG_S_LE, row, col) : zg_b_map2(b, ZG_S_LE, col, row);
   n->out[0] = t.dtype == ZG_BOOL ? zg_b_map2(b, ZG_S_AND, keep, n->in[0])
@@ -583,17 +657,29 @@ static zg_status import_eye_like(zg_onnx_node *n) {
   zg_type t = *zg_b_type(b, n->in[0]);
   if (t.rank != 2) return zg_onnx_error(n, ZG_INVALID, "operand is %s, want a matrix", zg_type_text(&t));
   if (zg_onnx_has(n, "dtype")) ZG_TRY(zg_onnx_dtype(zg_onnx_int(n, "dtype", 1), &t.dtype));
-  const zg_val row = zg__index_along(b, &t, 0, (double)zg_onnx_int(n, "k", 0)), col = zg__index_along(b, &t, 1, 0);
+  const zg_val row = zg__index_along(b, &t, 0, (double)zg_onnx_int(n, "k", 0)),
+               col = zg__index_along(b, &t, 1, 0);
   n->out[0] = zg_b_cast(b, zg_b_map2(b, ZG_S_EQ, row, col), t.dtype);
   return NULL;
 }
 
 static const zg_onnx_row rows[] = {
-    {"Reshape", "", 1, 0, import_reshape},     {"Transpose", "", 1, 0, import_transpose}, {"Expand", "", 8, 0, import_expand},
-    {"Squeeze", "", 1, 0, import_squeeze},     {"Unsqueeze", "", 1, 0, import_unsqueeze}, {"Flatten", "", 1, 0, import_flatten},
-    {"Slice", "", 1, 0, import_slice},         {"Split", "", 2, 0, import_split},         {"Concat", "", 1, 0, import_concat},
-    {"Pad", "", 2, 0, import_pad},             {"Tile", "", 6, 0, import_tile},           {"Trilu", "", 14, 0, import_trilu},
-    {"Trilu", "com.microsoft", 1, 0, import_trilu}, {"EyeLike", "", 9, 0, import_eye_like},
+    {"Reshape", "", 1, 0, import_reshape},
+    {"Transpose", "", 1, 0, import_transpose},
+    {"Expand", "", 8, 0, import_expand},
+    {"Squeeze", "", 1, 0, import_squeeze},
+    {"Unsqueeze", "", 1, 0, import_unsqueeze},
+    {"Flatten", "", 1, 0, import_flatten},
+    {"Slice", "", 1, 0, import_slice},
+    {"Split", "", 2, 0, import_split},
+    {"Concat", "", 1, 0, import_concat},
+    {"Pad", "", 2, 0, import_pad},
+    {"Tile", "", 6, 0, import_tile},
+    {"Trilu", "", 14, 0, import_trilu},
+    {"Trilu", "com.microsoft", 1, 0, import_trilu},
+    {"EyeLike", "", 9, 0, import_eye_like},
 };
-static const zg_op *const ops[] = {&zg_op_reshape, &zg_op_expand, &zg_op_transpose, &zg_op_slice, &zg_op_unslice, &zg_op_concat};
-const zg_family zg_family_view = {.name = "view", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
+static const zg_op *const ops[] = {&zg_op_reshape, &zg_op_expand,  &zg_op_transpose,
+                                   &zg_op_slice,   &zg_op_unslice, &zg_op_concat};
+const zg_family zg_family_view = {
+    .name = "view", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};
