@@ -282,6 +282,8 @@ static zg_status cpu_read(zg_program *prog, uint32_t buf, uint64_t at, void *dst
   return NULL;
 }
 
+static void *cpu_host_ptr(const zg_program *prog, uint32_t buf) { return ((const cpu_program *)prog)->buf[buf]; }
+
 static uint64_t cpu_allocated(const zg_program *prog) {
   const cpu_program *p = (const cpu_program *)prog;
   uint64_t sum = 0;
@@ -292,5 +294,5 @@ static uint64_t cpu_allocated(const zg_program *prog) {
 const zg_device_vtable zg_device_cpu = {
     .name = "cpu", .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace,
     .prepare = cpu_prepare, .program_free = cpu_program_free, .run_kernel = cpu_run_kernel, .write = cpu_write,
-    .read = cpu_read, .allocated = cpu_allocated,
+    .read = cpu_read, .host_ptr = cpu_host_ptr, .allocated = cpu_allocated,
 };

@@ -17,12 +17,14 @@ typedef struct {
   void (*info)(const zg_device *d, zg_device_info *out);
   // Bytes of scratch a kernel wants on this device; asked before plan_memory, which gives it a workspace buffer.
   zg_status (*workspace)(zg_device *d, const zg_sched *s, const zg_kernel *k, uint64_t *out_bytes);
-  // Allocates the arenas (exactly s->arena_bytes) and prepares every kernel. s is borrowed until program_free.
+  // Allocates the arenas (exactly s->arena_bytes, zeroed) and prepares every kernel. s is borrowed until program_free.
   zg_status (*prepare)(zg_device *d, const zg_sched *s, zg_program **out);
   void (*program_free)(zg_program *p);
   zg_status (*run_kernel)(zg_program *p, uint32_t kernel, zg_rand_state r);
   zg_status (*write)(zg_program *p, uint32_t buf, uint64_t at, const void *src, uint64_t n_bytes);   // host -> buffer
   zg_status (*read)(zg_program *p, uint32_t buf, uint64_t at, void *dst, uint64_t n_bytes);          // buffer -> host
+  // Where a buffer is, if the device computes in host memory; the member is NULL for devices that do not.
+  void *(*host_ptr)(const zg_program *p, uint32_t buf);
   uint64_t (*allocated)(const zg_program *p);                        // bytes of all arenas really allocated
 } zg_device_vtable;
 extern const zg_device_vtable zg_device_cpu, zg_device_null;

@@ -65,6 +65,19 @@ zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind
   return NULL;
 }
 
+// A buffer's bytes on the host: where they are, or a copy that *owned holds.
+static zg_status host_bytes(zg_session *s, uint32_t buf, const void **out, void **owned) {
+  const zg_device_vtable *vt = s->device->vt;
+  uint64_t n = zg_session_sched(s)->bufs.at[buf].bytes;
+  if (vt->host_ptr) {
+    *out = vt->host_ptr(s->program, buf);
+    return NULL;
+  }
+  ZG_TRY(zg_alloc_big(n + 1, owned));
+  *out = *owned;
+  return vt->read(s->program, buf, 0, *owned, n);
+}
+
 zg_status zg_session_export(zg_session *s, const char *path) {
   zg_sched *d = zg_session_sched(s);
   zg_status status = NULL;
@@ -79,14 +92,14 @@ zg_status zg_session_export(zg_session *s, const char *path) {
     uint32_t buf = zg_sched_find_buf(d, a->name);
     if (a->role == ZG_ROLE_FROZEN || !buf) continue;
     bytes[n] = zg_type_bytes(&a->type);
-    ZG_TRY_OUT(zg_alloc_big(bytes[n] + 1, &owned[n]));
-    r[n] = (zg_onnx_replacement){(uint32_t)a->source, owned[n]};
+    r[n].source = (uint32_t)a->source;
     n++;
-    ZG_TRY_OUT(s->device->vt->read(s->program, buf, 0, owned[n - 1], bytes[n - 1]));
+    ZG_TRY_OUT(host_bytes(s, buf, &r[n - 1].data, &owned[n - 1]));
   }
   status = zg_onnx_export(s->model, r, n, path);
 out:
-  for (uint32_t i = 0; i < n; i++) zg_free_big(owned[i], bytes[i] + 1);
+  for (uint32_t i = 0; i < n; i++)
+    if (owned[i]) zg_free_big(owned[i], bytes[i] + 1);
   zg_free(owned);
   zg_free(bytes);
   zg_free(r);
@@ -101,7 +114,9 @@ static zg_status load_param(zg_session *s, const zg_node *x) {
   const void *bytes;
   if (!buf) return NULL;   // nothing reads it
   ZG_TRY(zg_onnx_tensor_bytes(s->model, (uint32_t)a->source, &bytes));
-  return s->device->vt->write(s->program, buf, 0, bytes, zg_type_bytes(&a->type));
+  ZG_TRY(s->device->vt->write(s->program, buf, 0, bytes, zg_type_bytes(&a->type)));
+  zg_onnx_tensor_drop(s->model, (uint32_t)a->source);
+  return NULL;
 }
 
 static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf) {
@@ -111,12 +126,16 @@ static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf)
   zg_status status = NULL;
   const void *from = NULL;
   zg_dtype from_dtype = a->type.dtype;
+  uint32_t source = UINT32_MAX;
   if (a->init_from) {
     zg_val leaf = zg_find_leaf(s->graph, a->init_from);
     ZG_ASSERT(zg_is(leaf));
     const zg_param_attr *p = zg_node_of(s->graph, leaf)->attr;
     from_dtype = p->type.dtype;
-    ZG_TRY_OUT(zg_onnx_tensor_bytes(s->model, (uint32_t)p->source, &from));
+    source = (uint32_t)p->source;
+    ZG_TRY_OUT(zg_onnx_tensor_bytes(s->model, source, &from));
+  } else if (a->init == 0) {
+    goto out;   // arenas start zeroed
   } else {
     for (int64_t i = 0; i < chunk; i++) zg_set_f64(a->type.dtype, piece, i, a->init);
   }
@@ -126,6 +145,7 @@ static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf)
     ZG_TRY_OUT(s->device->vt->write(s->program, buf, (uint64_t)at * size, piece, (uint64_t)n * size));
   }
 out:
+  if (source != UINT32_MAX) zg_onnx_tensor_drop(s->model, source);
   zg_free(piece);
   return status;
 }

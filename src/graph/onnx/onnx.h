@@ -27,6 +27,9 @@ const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i)
 // not be aligned for the type: copy it, do not dereference), else into a buffer that the model keeps. Fails naming tensor and
 // file if too short or absent.
 zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out);
+// The bytes are not needed for now: gives back the memory they took (a decoded buffer, pages of the mapped file). What
+// zg_onnx_tensor_bytes returned for i must not be used any more; asking again is fine.
+void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i);
 
 typedef struct { const char *symbol; int64_t value; } zg_dim_binding;
 typedef struct {

@@ -4,6 +4,9 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "graph/onnx/onnx_priv.h"
 
 // ---- types
@@ -290,11 +293,25 @@ zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out) {
   return zg_status_prefix(s, "%s: ", m->path);
 }
 
-typedef struct {
-  zg_onnx_model *m;
-  zg_map names;
-  int depth;
-} table;
+void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i) {
+  zg__tensor *t = &m->tensors.at[i];
+  const void *at;
+  if (t->decoded) {
+    zg_free_big(t->decoded, t->n_decoded);
+    t->decoded = NULL;
+    return;
+  }
+  zg_status s = t->sparse ? NULL : zg_onnx_tensor_bytes(m, i, &at);
+  if (s || t->sparse || t->decoded) {
+    zg_status_free(s);
+    return;
+  }
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = zg_round_up((uintptr_t)at, page);
+  uintptr_t to = ((uintptr_t)at + zg_type_bytes(&t->info.type)) / page * page;
+  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);   // a private read-only mapping: pages come back from the file
+}
+
+typedef struct { zg_onnx_model *m; zg_map names; int depth; } table;
 
 static const char *unique_name(table *t, const char *name) {
   if (!*name) name = "unnamed";
