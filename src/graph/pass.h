@@ -51,3 +51,6 @@ zg_status zg_pass_attach_optimizer(const zg_graph *g, const zg_opt_spec *o, zg_g
 // Gradient accumulation: splits a graph with gradients in two. `micro`: loss and updates acc = (@first_micro ? 0 : acc) + g of
 // f32 states "PARAM.grad"; `update`: leaves only, takes the accumulators as gradients (ZG_OUT_GRAD), for attach_optimizer.
 zg_status zg_pass_split_accumulate(const zg_graph *g, zg_graph **micro, zg_graph **update);
+
+// The same graph in double: every float type becomes f64, constants are converted. For finite differences.
+zg_status zg_pass_widen(const zg_graph *g, zg_graph **out);

@@ -28,7 +28,7 @@ static zg_status feed_npz(zg_session *s) {
     zg_feed *f = &s->feeds.at[i];
     if (!f->buf) continue;
     zg_tensor t;
-    ZG_TRY(zg_npz_get(s->inputs, zg__session_array_name(s, f->name), &t));
+    ZG_TRY(zg_npz_get(s->inputs, zg_session_array(s, f->name), &t));
     zg_convert(f->type.dtype, f->host, t.type.dtype, t.data, zg_elems(&f->type));
     ZG_TRY(upload(s, f));
   }

@@ -47,6 +47,8 @@ zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_
 void zg_session_close(zg_session *s);                         // NULL ok
 
 static inline zg_sched *zg_session_sched(const zg_session *s) { return s->pipe.sched; }
+// Array of the data that feeds a model input: as `data.inputs` says, or of the same name.
+const char *zg_session_array(const zg_session *s, const char *input);
 // Sets a run-time scalar input ("@lr") if the schedule has it.
 zg_status zg_session_set(zg_session *s, const char *name, double value);
 // Feeds the batch at a stream position (train or eval set), or the npz given.

@@ -5,7 +5,7 @@
 
 #include "train/session_priv.h"
 
-const char *zg__session_array_name(const zg_session *s, const char *input) {
+const char *zg_session_array(const zg_session *s, const char *input) {
   for (size_t i = 0; i < s->cfg->data.inputs.n; i++)
     if (!strcmp(s->cfg->data.inputs.at[i].key, input)) return s->cfg->data.inputs.at[i].value;
   return input;
@@ -136,7 +136,7 @@ static zg_status match_inputs(zg_session *s, zg_type **out_types, const char ***
   *out_n = 0;
   if (!s->inputs && !s->train) return NULL;
   for (uint32_t i = 0; i < n; i++) {
-    const char *array = zg__session_array_name(s, in[i].name);
+    const char *array = zg_session_array(s, in[i].name);
     zg_type t;
     if (!array_type(s, array, &t)) {
       const char *guess = n == 1 && array == in[i].name ? guess_array(s) : NULL;
@@ -167,7 +167,7 @@ static zg_status loss_of(zg_session *s, const zg_cfg_loss *c) {
     if (n_out != 1) return zg_error(ZG_INVALID, "loss: the model has %u outputs; name one with loss.%s", n_out, l.kind == ZG_LOSS_CROSS_ENTROPY ? "logits" : "prediction");
     l.prediction = out[0].name;
   }
-  const char *array = l.labels ? zg__session_array_name(s, l.labels) : NULL;
+  const char *array = l.labels ? zg_session_array(s, l.labels) : NULL;
   if (l.kind != ZG_LOSS_GRAPH_OUTPUT && array) {
     l.labels_known = array_type(s, array, &l.labels_type);
     if (!l.labels_known && (s->train || s->inputs)) return no_array(s, l.labels, array);

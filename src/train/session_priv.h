@@ -4,5 +4,3 @@
 
 zg_status zg__session_open_data(zg_session *s);               // data sets or npz, before the import: their shapes bind symbols
 zg_status zg__session_import(zg_session *s);                  // graph, eval graph, feeds, losses
-// Array that feeds a model input: `data.inputs` of the configuration, or the same name.
-const char *zg__session_array_name(const zg_session *s, const char *input);
