@@ -23,10 +23,12 @@ typedef struct {
   zg_status (*run_kernel)(zg_program *p, uint32_t kernel, zg_rand_state r);
   zg_status (*write)(zg_program *p, uint32_t buf, uint64_t at, const void *src, uint64_t n_bytes);   // host -> buffer
   zg_status (*read)(zg_program *p, uint32_t buf, uint64_t at, void *dst, uint64_t n_bytes);          // buffer -> host
-  // Where a buffer is, if the device computes in host memory; the member is NULL for devices that do not.
+  // Where a buffer is, if the device computes in host memory; any thread may use it. NULL for no memory at all (null
+  // device); the member is NULL for devices whose memory the host cannot address.
   void *(*host_ptr)(const zg_program *p, uint32_t buf);
   uint64_t (*allocated)(const zg_program *p);                        // bytes of all arenas really allocated
 } zg_device_vtable;
 extern const zg_device_vtable zg_device_cpu, zg_device_null;
 struct zg_device { const zg_device_vtable *vt; };
-struct zg_program { zg_device *device; const zg_sched *sched; };
+typedef struct zg_streams zg_streams;                                // exec/exec.h: zg_exec_attach
+struct zg_program { zg_device *device; const zg_sched *sched; zg_streams *streams; };

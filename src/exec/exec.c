@@ -1,6 +1,7 @@
 // The step loop. It walks the steps of one segment in order and does what each line says; nothing else happens in a step.
-// Streams, records and waits order work between queues: on a device that finishes each call before the next they hold already.
-#include "exec/exec.h"
+// streams.c runs it on several threads.
+#include "exec/exec_priv.h"
+#include <inttypes.h>
 #include <stdio.h>
 
 enum { COPY_BYTES = 1 << 16 };   // copies between buffers go through the stack in pieces: no allocation inside a step
@@ -30,17 +31,91 @@ static zg_status run_copy(zg_program *p, const zg_step *s) {
   if (n > a->bytes - at || n > b->bytes - bt)
     return zg_error(ZG_INTERNAL, "copy of %llu bytes from buffer \"%s\" to \"%s\" does not fit", (unsigned long long)n,
                     b->name, a->name);
-  if (s->a == s->b && at == bt) return NULL;
-  return copy_bytes(p, s->a, at, s->b, bt, n);
+  if (n == 0 || (s->a == s->b && at == bt)) return NULL;
+  const zg_device_vtable *vt = p->device->vt;
+  uint8_t *to = vt->host_ptr ? vt->host_ptr(p, s->a) : NULL;
+  const uint8_t *from = vt->host_ptr ? vt->host_ptr(p, s->b) : NULL;
+  if (!to || !from) return copy_bytes(p, s->a, at, s->b, bt, n);
+  memmove(to + at, from + bt, n);
+  return NULL;
 }
 
-// One rank alone: gathering and reduce-scattering are copies, reducing and broadcasting change nothing.
-static zg_status run_collective(zg_program *p, const zg_step *s) {
-  if (p->sched->world > 1)
+// ---- collectives --------------------------------------------------------------------------------------------------
+
+// Elements of buffer b from `at` on; a step that begins or ends beyond is refused.
+static zg_status elems_from(const zg_step *s, const zg_buf *b, int64_t at, int64_t n, uint64_t *out) {
+  const uint64_t have = b->bytes / zg_dtype_bytes(b->dtype);
+  if (at < 0 || n < 0 || (uint64_t)at > have || (uint64_t)n > have - (uint64_t)at)
+    return zg_error(ZG_INTERNAL, "collective over elements %" PRId64 " to %" PRId64 " of buffer \"%s\", which has %" PRIu64 " (step kind %d)",
+                    at, at + n, b->name, have, (int)s->kind);
+  *out = n ? (uint64_t)n : have - (uint64_t)at;
+  return NULL;
+}
+
+static uint8_t *address(zg_program *p, uint32_t buf, int64_t at) {
+  uint8_t *base = p->device->vt->host_ptr(p, buf);
+  return base ? base + (uint64_t)at * zg_dtype_bytes(p->sched->bufs.at[buf].dtype) : NULL;
+}
+
+// The full buffer and the shard of a gather or reduce_scatter: parts, and what of them the full buffer holds.
+static zg_status set_parts(zg_program *p, const zg_step *s, const zg_comm *comm, zg_comm_op *op) {
+  const bool gather = s->kind == ZG_STEP_GATHER;
+  const uint32_t full = gather ? s->a : s->b, shard = gather ? s->b : s->a;
+  const int64_t full_at = gather ? s->a_at : s->b_at, shard_at = gather ? s->b_at : s->a_at;
+  const zg_buf *f = &p->sched->bufs.at[full], *h = &p->sched->bufs.at[shard];
+  zg_comm_group g;
+  ZG_TRY(zg_comm_group_of(comm, s->group, &g));
+  if (f->dtype != h->dtype)
+    return zg_error(ZG_INTERNAL, "collective between \"%s\" (%s) and \"%s\" (%s): element types differ", f->name, zg_dtype_name(f->dtype),
+                    h->name, zg_dtype_name(h->dtype));
+  ZG_TRY(elems_from(s, h, shard_at, s->n, &op->n));
+  ZG_TRY(elems_from(s, f, full_at, 0, &op->n_full));
+  op->n_full = ZG_MIN(op->n_full, op->n * g.size);
+  op->dtype = f->dtype;
+  op->data = address(p, full, full_at);
+  op->shard = address(p, shard, shard_at);
+  op->what = f->name;
+  return NULL;
+}
+
+static zg_status set_whole(zg_program *p, const zg_step *s, zg_comm_op *op) {
+  const zg_buf *a = &p->sched->bufs.at[s->a];
+  ZG_TRY(elems_from(s, a, s->a_at, s->n, &op->n));
+  op->dtype = a->dtype;
+  op->data = address(p, s->a, s->a_at);
+  op->root = s->peer;
+  op->what = a->name;
+  return NULL;
+}
+
+static zg_status run_collective(zg_program *p, const zg_step *s, zg_comm *comm) {
+  static const zg_comm_vtable nobody = {.name = "one rank"};
+  zg_comm alone = {.vt = &nobody, .world = 1, .local_world = 1};
+  zg_comm_op op = {.group = s->group};
+  if (!comm && p->sched->world > 1)
     return zg_error(ZG_UNSUPPORTED, "schedule \"%s\" is for %u ranks and has collectives: run it with a communicator",
                     p->sched->title ? p->sched->title : "", p->sched->world);
-  if (s->kind == ZG_STEP_GATHER || s->kind == ZG_STEP_REDUCE_SCATTER) return run_copy(p, s);
-  return NULL;
+  if (!p->device->vt->host_ptr)
+    return zg_error(ZG_UNSUPPORTED, "device %s: its memory is not the host's, communicator %s cannot reach it", p->device->vt->name,
+                    comm ? comm->vt->name : "");
+  if (!comm) comm = &alone;
+  if (s->kind == ZG_STEP_GATHER || s->kind == ZG_STEP_REDUCE_SCATTER) ZG_TRY(set_parts(p, s, comm, &op));
+  else ZG_TRY(set_whole(p, s, &op));
+  op.kind = s->kind == ZG_STEP_GATHER           ? ZG_COMM_ALL_GATHER
+            : s->kind == ZG_STEP_REDUCE_SCATTER ? ZG_COMM_REDUCE_SCATTER
+            : s->kind == ZG_STEP_ALL_REDUCE     ? ZG_COMM_ALL_REDUCE : ZG_COMM_BROADCAST;
+  if (!op.data && op.n) return NULL;   // the null device: executes nothing
+  return zg_comm_run(comm, &op);
+}
+
+static zg_status timed_collective(zg_program *p, const zg_step *s, zg_comm *comm, zg_exec_stats *stats) {
+  if (!stats || !stats->profile) return run_collective(p, s, comm);
+  const double t0 = zg_time_s();
+  zg_status status = run_collective(p, s, comm);
+  const double took = zg_time_s() - t0;
+  stats->comm_s += took;
+  if (s->stream == ZG_STREAM_COMPUTE) stats->wait_s += took;
+  return status;
 }
 
 static zg_status run_kernel(zg_program *p, const zg_step *s, zg_rand_state r, zg_exec_stats *stats) {
@@ -52,14 +127,14 @@ static zg_status run_kernel(zg_program *p, const zg_step *s, zg_rand_state r, zg
   return status;
 }
 
-static zg_status run_step(zg_program *p, const zg_step *s, zg_rand_state r, zg_exec_stats *stats) {
+zg_status zg__exec_step(zg_program *p, const zg_step *s, zg_comm *comm, zg_rand_state r, zg_exec_stats *stats) {
   switch (s->kind) {
     case ZG_STEP_KERNEL: return run_kernel(p, s, r, stats);
     case ZG_STEP_COPY: return run_copy(p, s);
     case ZG_STEP_GATHER:
     case ZG_STEP_REDUCE_SCATTER:
     case ZG_STEP_ALL_REDUCE:
-    case ZG_STEP_BROADCAST: return run_collective(p, s);
+    case ZG_STEP_BROADCAST: return timed_collective(p, s, comm, stats);
     case ZG_STEP_PARTITION:
       return zg_error(ZG_INTERNAL, "partition of buffer \"%s\": weights are loaded by the trainer, not by the step loop",
                       p->sched->bufs.at[s->a].name);
@@ -72,12 +147,11 @@ static zg_status run_step(zg_program *p, const zg_step *s, zg_rand_state r, zg_e
 }
 
 zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_exec_stats *stats) {
-  const zg_segment *seg = NULL;
-  for (size_t i = 0; i < p->sched->segments.n && !seg; i++)
-    if (strcmp(p->sched->segments.at[i].name, segment) == 0) seg = &p->sched->segments.at[i];
+  const zg_segment *seg = zg_sched_find_segment(p->sched, segment);
   if (!seg) return zg_error(ZG_NOT_FOUND, "schedule has no segment \"%s\"", segment);
+  if (p->streams) return zg__streams_run(p->streams, seg, r, stats);
   for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
-    ZG_TRY(run_step(p, &p->sched->steps.at[i], r, stats));
+    ZG_TRY(zg__exec_step(p, &p->sched->steps.at[i], NULL, r, stats));
     if (stats) stats->steps_run++;
   }
   return NULL;

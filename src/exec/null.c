@@ -60,6 +60,11 @@ static zg_status null_read(zg_program *p, uint32_t buf, uint64_t at, void *dst, 
   return NULL;
 }
 
+static void *null_host_ptr(const zg_program *p, uint32_t buf) {
+  (void)p, (void)buf;
+  return NULL;
+}
+
 static uint64_t null_allocated(const zg_program *p) {
   (void)p;
   return 0;
@@ -68,5 +73,5 @@ static uint64_t null_allocated(const zg_program *p) {
 const zg_device_vtable zg_device_null = {
     .name = "null", .open = null_open, .close = null_close, .info = null_info, .workspace = null_workspace,
     .prepare = null_prepare, .program_free = null_program_free, .run_kernel = null_run_kernel, .write = null_write,
-    .read = null_read, .allocated = null_allocated,
+    .read = null_read, .host_ptr = null_host_ptr, .allocated = null_allocated,
 };

@@ -102,9 +102,19 @@ typedef struct {
   uint8_t phase;             // zg_phase, for reports
   uint32_t kernel;           // ZG_STEP_KERNEL: index into kernels
   uint32_t a, b;             // buffers
-  int64_t a_at, b_at, n;     // element ranges of collectives and copies; n = 0: all
-  uint32_t event, peer, group;
+  // Element ranges, from a_at and b_at on. COPY, ALL_REDUCE, BROADCAST: n elements; 0: all that follow (of the smaller one). GATHER,
+  // REDUCE_SCATTER: n elements per member of the group, 0: all of the shard from its b_at (a_at) on; the full buffer may end before
+  // members * n (parts at the end are then short or empty; a reduce-scattered shard is 0 behind its part).
+  int64_t a_at, b_at, n;
+  uint32_t event;            // RECORD, WAIT: a wait means the last record of its event before it in the segment
+  uint32_t peer;             // BROADCAST: member of the group that sends
+  uint32_t group;            // collectives: 0 = all ranks, or ZG_GROUP
 } zg_step;
+// Groups of `size` ranks, `stride` apart: rank r is member r / stride % size. ZG_GROUP(g, 1) are g neighbours (one machine),
+// ZG_GROUP(world / g, g) those at the same place of each such block. size * stride divides the world; both below 65536.
+#define ZG_GROUP(size, stride) ((uint32_t)(size) | (uint32_t)(stride) << 16)
+#define ZG_GROUP_SIZE(group) ((group) & 0xffffu)
+#define ZG_GROUP_STRIDE(group) ((group) >> 16)
 typedef enum { ZG_PHASE_LOAD, ZG_PHASE_FORWARD, ZG_PHASE_BACKWARD, ZG_PHASE_UPDATE, ZG_PHASE_SAVE } zg_phase;
 
 // Segments run in the order the training loop calls for: load once; micro per micro-step; update once per update. When k = 1

@@ -1,0 +1,9 @@
+// Between the step loop (exec.c) and the streams (streams.c).
+#pragma once
+#include "exec/exec.h"
+
+// Does what one step says, on the calling thread. stats may be NULL.
+zg_status zg__exec_step(zg_program *p, const zg_step *s, zg_comm *comm, zg_rand_state r, zg_exec_stats *stats);
+// Runs a segment of a program that has streams.
+zg_status zg__streams_run(zg_streams *st, const zg_segment *seg, zg_rand_state r, zg_exec_stats *stats);
+static inline bool zg__is_collective(const zg_step *s) { return s->kind >= ZG_STEP_GATHER && s->kind <= ZG_STEP_BROADCAST; }
