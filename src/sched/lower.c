@@ -15,7 +15,7 @@ static void find_phases(zg_low *l) {
   }
   for (size_t i = g->nodes.n; i-- > 0;) {
     const zg_node *n = &g->nodes.at[i];
-    bool update = n->origin.pass && !strcmp(n->origin.pass, "attach_optimizer");
+    bool update = n->origin.pass && !strcmp(n->origin.pass, "update");
     if (!fwd[i] && n->origin.pass) {
       l->phase[i] = update ? ZG_PHASE_UPDATE : ZG_PHASE_BACKWARD;
       continue;
