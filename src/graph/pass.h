@@ -24,6 +24,7 @@ typedef struct {
   bool from_probs;
   int64_t ignore_index, class_axis;
   double label_smoothing, delta;
+  bool accuracy;                 // cross-entropy: also give the VALUE output "@accuracy", the share of labels that are the top class
 } zg_loss_spec;
 zg_status zg_pass_attach_loss(const zg_graph *g, const zg_loss_spec *losses, uint32_t n, zg_graph **out);
 

@@ -38,7 +38,13 @@ static zg_status attach_loss(zg_pipeline *p) {
   ZG_TRY(zg_pass_attach_loss(p->main, p->o.losses, p->o.n_losses, &r));
   replace(&p->main, r);
   if (!p->eval) return NULL;
-  ZG_TRY(zg_pass_attach_loss(p->eval, p->o.losses, p->o.n_losses, &r));
+  zg_loss_spec specs[16];
+  if (p->o.n_losses > ZG_COUNT(specs)) return zg_error(ZG_INVALID, "loss: at most %zu losses can be summed", ZG_COUNT(specs));
+  for (uint32_t i = 0; i < p->o.n_losses; i++) {
+    specs[i] = p->o.losses[i];
+    specs[i].accuracy = i == 0;
+  }
+  ZG_TRY(zg_pass_attach_loss(p->eval, specs, p->o.n_losses, &r));
   replace(&p->eval, r);
   return NULL;
 }

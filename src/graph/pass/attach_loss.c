@@ -73,6 +73,18 @@ static zg_val class_logits(attach *a, zg_val p, int64_t axis, bool *log_probs) {
   return zg_b_map1(a->b, ZG_S_LOG, wide(a->b, p));
 }
 
+// Share of the labels (those that count) whose class has the largest logit.
+static void accuracy(attach *a, zg_val logits, zg_val y, int64_t axis) {
+  zg_builder *b = a->b;
+  const zg_arg_reduce_attr arg = {.axis = axis};
+  const zg_val top = zg_b_squeeze(b, zg_emit1(b, &zg_op_arg_reduce, &arg, &logits, 1), axis);
+  const zg_val counts = zg_b_map2(b, ZG_S_NE, y, zg_b_like(b, y, (double)a->s->ignore_index));
+  const zg_val right = zg_b_map2(b, ZG_S_AND, zg_b_map2(b, ZG_S_EQ, top, y), counts);
+  const zg_val n = zg_b_reduce_all(b, ZG_RED_SUM, zg_b_cast(b, counts, ZG_F32));
+  const zg_val hits = zg_b_reduce_all(b, ZG_RED_SUM, zg_b_cast(b, right, ZG_F32));
+  zg_builder_output(b, ZG_OUT_VALUE, "@accuracy", zg_div(b, hits, zg_b_map2(b, ZG_S_MAX, n, zg_b_like(b, n, 1))), (zg_val){0});
+}
+
 static zg_val cross_entropy(attach *a, zg_val p) {
   const zg_type t = *zg_b_type(a->b, p);
   const int64_t axis = a->s->class_axis < 0 ? a->s->class_axis + t.rank : a->s->class_axis;
@@ -95,6 +107,7 @@ static zg_val cross_entropy(attach *a, zg_val p) {
   bool log_probs;
   zg_val in[2] = {class_logits(a, p, axis, &log_probs), zg_b_cast(a->b, y, ZG_I64)};
   if (a->s->shift) in[0] = drop_end(a->b, in[0], true), in[1] = drop_end(a->b, in[1], false);
+  if (a->s->accuracy) accuracy(a, in[0], in[1], axis);
   const zg_cross_entropy_attr attr = {.axis = axis, .ignore = a->s->ignore_index, .log_probs = log_probs,
                                       .smoothing = a->s->label_smoothing};
   return zg_emit1(a->b, &zg_op_cross_entropy, &attr, in, 2);
