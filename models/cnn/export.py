@@ -3,7 +3,7 @@
 
 usage: export.py [OUT.onnx]        needs torch, onnx, onnxscript
 
-The module is in train mode and the exporter's optimiser is off: in eval mode it would fold BatchNorm into the convolutions.
+The exporter's optimiser is off: it would fold BatchNorm into the convolutions before it.
 """
 import os
 import sys
