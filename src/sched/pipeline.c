@@ -20,7 +20,7 @@ static void replace(zg_graph **g, zg_graph *with) {
 }
 
 static zg_status each_graph(zg_pipeline *p, zg_status (*f)(const zg_graph *, zg_graph **)) {
-  zg_graph **all[] = {&p->main, &p->update, &p->eval};
+  zg_graph **all[] = {&p->main, &p->norm, &p->update, &p->eval};
   for (size_t i = 0; i < ZG_COUNT(all); i++) {
     if (!*all[i]) continue;
     zg_graph *r;
@@ -50,15 +50,18 @@ static zg_status attach_loss(zg_pipeline *p) {
 }
 
 static zg_status lower_autodiff(zg_pipeline *p) {
-  zg_autodiff_options o = {.seed = 1.0 / (double)p->o.micro_steps, .params = true};
+  int64_t ranks = p->o.spread.self ? p->o.spread.ranks : 1;
+  zg_autodiff_options o = {.seed = 1.0 / (double)(p->o.micro_steps * ranks), .params = true};
   zg_graph *r;
   ZG_TRY(zg_pass_lower_autodiff(p->main, &o, &r));
   replace(&p->main, r);
   return NULL;
 }
 
+static zg_status zero_split(zg_pipeline *p) { return p->o.spread.self ? p->o.spread.split(p->o.spread.self, p) : NULL; }
+
 static zg_status split_accumulate(zg_pipeline *p) {
-  if (p->o.micro_steps <= 1) return NULL;
+  if (p->o.micro_steps <= 1 || p->update) return NULL;
   zg_graph *micro, *update;
   ZG_TRY(zg_pass_split_accumulate(p->main, &micro, &update));
   replace(&p->main, micro);
@@ -73,15 +76,35 @@ static zg_status attach_optimizer(zg_pipeline *p) {
   return NULL;
 }
 
+// norm and update are two graphs, for collectives go between them, and one segment.
+static zg_status lower_update(zg_pipeline *p) {
+  if (p->norm) ZG_TRY(zg_lower_graph(p->sched, p->norm, "update"));
+  ZG_TRY(zg_lower_graph(p->sched, p->update, "update"));
+  if (!p->norm) return NULL;
+  zg_segment *first = &p->sched->segments.at[p->sched->segments.n - 2];
+  first->n += first[1].n;
+  p->sched->segments.n--;
+  return NULL;
+}
+
 static zg_status lower(zg_pipeline *p) {
   static const char *const names[] = {"forward", "grad", "step"};
   p->sched = zg_sched_new();
   ZG_TRY(zg_lower_graph(p->sched, p->main, p->update ? "micro" : names[p->o.mode]));
-  if (p->update) ZG_TRY(zg_lower_graph(p->sched, p->update, "update"));
-  if (p->eval) ZG_TRY(zg_lower_graph(p->sched, p->eval, "eval"));
-  return p->o.add_workspaces ? p->o.add_workspaces(p->o.device, p->sched) : NULL;
+  if (p->o.spread.self && p->o.spread.two_micros) ZG_TRY(zg_lower_graph(p->sched, p->main, "micro_last"));
+  if (p->update) ZG_TRY(lower_update(p));
+  return p->eval ? zg_lower_graph(p->sched, p->eval, "eval") : NULL;
 }
 
+static zg_status spread(zg_pipeline *p, zg_status (*f)(void *self, zg_sched *s)) {
+  return p->o.spread.self ? f(p->o.spread.self, p->sched) : NULL;
+}
+static zg_status zero_partition(zg_pipeline *p) { return spread(p, p->o.spread.partition); }
+static zg_status zero_reduce(zg_pipeline *p) { return spread(p, p->o.spread.reduce); }
+static zg_status zero_gather(zg_pipeline *p) { return spread(p, p->o.spread.gather); }
+static zg_status zero_overlap(zg_pipeline *p) { return spread(p, p->o.spread.overlap); }
+
+static zg_status add_workspaces(zg_pipeline *p) { return p->o.add_workspaces ? p->o.add_workspaces(p->o.device, p->sched) : NULL; }
 static zg_status plan_memory(zg_pipeline *p) { return zg_pass_plan_memory(p->sched); }
 
 static const pass pipeline[] = {
@@ -89,11 +112,17 @@ static const pass pipeline[] = {
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
     {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},
     {"lower_autodiff",   false, false, ZG_PROP_LOSS,                    ZG_PROP_GRADS,   ZG_RUN_GRAD,    lower_autodiff},
-    {"split_accumulate", false, false, ZG_PROP_GRADS,                   0,               ZG_RUN_TRAIN,   split_accumulate},
+    {"zero_split",       false, false, ZG_PROP_GRADS,                   0,               ZG_RUN_TRAIN,   zero_split},
+    {"split_accumulate", false, false, 0,                               0,               ZG_RUN_TRAIN,   split_accumulate},
     {"attach_optimizer", false, false, 0,                               0,               ZG_RUN_TRAIN,   attach_optimizer},
     {"lower_to_core",    false, false, 0,                               ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_to_core},
     {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
     {"lower",            true,  false, ZG_PROP_CORE,                    0,               ZG_RUN_FORWARD, lower},
+    {"zero_partition",   true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_partition},
+    {"zero_reduce",      true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_reduce},
+    {"zero_gather",      true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_gather},
+    {"zero_overlap",     true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_overlap},
+    {"add_workspaces",   true,  false, 0,                               0,               ZG_RUN_FORWARD, add_workspaces},
     {"plan_memory",      true,  false, 0,                               0,               ZG_RUN_FORWARD, plan_memory},
 };
 
@@ -115,7 +144,7 @@ static bool listed(const char *env, const char *name) {
 
 static zg_status verify(const zg_pipeline *p, bool on_sched, bool planned) {
   if (on_sched) return planned ? zg_sched_verify(p->sched) : NULL;
-  const zg_graph *all[] = {p->main, p->update, p->eval};
+  const zg_graph *all[] = {p->main, p->norm, p->update, p->eval};
   for (size_t i = 0; i < ZG_COUNT(all); i++)
     if (all[i]) ZG_TRY(zg_graph_verify(all[i]));
   return NULL;
@@ -176,6 +205,7 @@ out:
 
 void zg_pipeline_fini(zg_pipeline *p) {
   zg_graph_free(p->main);
+  zg_graph_free(p->norm);
   zg_graph_free(p->update);
   zg_graph_free(p->eval);
   zg_sched_free(p->sched);
@@ -188,6 +218,7 @@ void zg_pipeline_print(const zg_pipeline *p, zg_str *out) {
     return;
   }
   zg_graph_print(p->main, out);
+  if (p->norm) zg_graph_print(p->norm, out);
   if (p->update) zg_graph_print(p->update, out);
   if (p->eval) zg_graph_print(p->eval, out);
 }

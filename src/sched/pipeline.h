@@ -6,6 +6,21 @@
 
 typedef enum { ZG_RUN_FORWARD, ZG_RUN_GRAD, ZG_RUN_TRAIN } zg_run_mode;
 
+// Passes that spread a training step over ranks, given by a room that sched/ does not know (zero/zero.h). `split` replaces
+// split_accumulate: it makes `main` the micro-step with ZG_OUT_GRAD outputs, `norm` and `update` what follows it, before the
+// optimizer is attached. The others work on the lowered schedule, in this order.
+struct zg_pipeline;
+typedef struct {
+  void *self;                                         // NULL: one rank
+  int64_t ranks;
+  bool two_micros;                                    // the last micro-step has a segment of its own
+  zg_status (*split)(void *self, struct zg_pipeline *p);
+  zg_status (*partition)(void *self, zg_sched *s);
+  zg_status (*reduce)(void *self, zg_sched *s);
+  zg_status (*gather)(void *self, zg_sched *s);
+  zg_status (*overlap)(void *self, zg_sched *s);
+} zg_spread;
+
 typedef struct {
   zg_run_mode mode;
   const zg_loss_spec *losses; uint32_t n_losses;      // GRAD, TRAIN
@@ -16,13 +31,16 @@ typedef struct {
   // Bytes of scratch kernels want on the device that will run them; NULL: none.
   zg_status (*add_workspaces)(void *device, zg_sched *s);
   void *device;
+  zg_spread spread;                                   // TRAIN
 } zg_pipeline_options;
 
 // State that the passes work on. Segments: FORWARD "forward"; GRAD "grad"; TRAIN "step", or with micro_steps > 1 "micro" (each
-// micro-step; input "@first_micro" = 1 in the first) and "update"; with eval, "eval".
-typedef struct {
+// micro-step; input "@first_micro" = 1 in the first) and "update"; with eval, "eval". Spread over ranks: "micro", "micro_last"
+// if the last differs, "update".
+typedef struct zg_pipeline {
   zg_pipeline_options o;
-  zg_graph *main, *update, *eval;                     // owned; update: micro_steps > 1 only
+  zg_graph *main, *update, *eval;                     // owned; update: micro_steps > 1, or spread
+  zg_graph *norm;                                     // owned; spread only: runs before update, in its segment
   zg_sched *sched;                                    // owned; NULL before lowering
   const char *stopped_at;                             // name of the last pass run
 } zg_pipeline;

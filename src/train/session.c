@@ -91,6 +91,9 @@ zg_status zg_session_export(zg_session *s, const char *path) {
     const zg_param_attr *a = x->attr;
     uint32_t buf = zg_sched_find_buf(d, a->name);
     if (a->role == ZG_ROLE_FROZEN || !buf) continue;
+    const zg_zero_part *part = s->zero ? zg_zero_find(s->zero, a->name) : NULL;
+    if (part && part->sharded)
+      ZG_TRY_OUT(zg_error(ZG_UNSUPPORTED, "tensor \"%s\" is spread over %u ranks: export a checkpoint instead", a->name, s->o.world));
     bytes[n] = zg_type_bytes(&a->type);
     r[n].source = (uint32_t)a->source;
     n++;
@@ -108,20 +111,29 @@ out:
 
 // ---- weights ------------------------------------------------------------------------------------------------------
 
+enum { PIECE = 1 << 16 };   // elements converted or filled at a time
+
+// Elements behind those a buffer has (padding of shards) stay zero, as arenas start.
 static zg_status load_param(zg_session *s, const zg_node *x) {
   const zg_param_attr *a = x->attr;
   uint32_t buf = zg_sched_find_buf(zg_session_sched(s), a->name);
   const void *bytes;
+  zg_zero_range r;
   if (!buf) return NULL;   // nothing reads it
+  ZG_ASSERT(zg_zero_range_of(s->zero, zg_session_sched(s), buf, &r));
   ZG_TRY(zg_onnx_tensor_bytes(s->model, (uint32_t)a->source, &bytes));
-  ZG_TRY(s->device->vt->write(s->program, buf, 0, bytes, zg_type_bytes(&a->type)));
+  const uint64_t size = zg_dtype_bytes(a->type.dtype), n = (uint64_t)(r.have_hi - r.have_lo) * size;
+  ZG_TRY(s->device->vt->write(s->program, buf, 0, (const uint8_t *)bytes + (uint64_t)r.have_lo * size, n));
   zg_onnx_tensor_drop(s->model, (uint32_t)a->source);
   return NULL;
 }
 
+// Gradient accumulators and scalars start as the arena does: zero.
 static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf) {
-  int64_t elems = zg_elems(&a->type), chunk = ZG_MIN(elems, 1 << 16);
-  uint32_t size = zg_dtype_bytes(a->type.dtype);
+  zg_zero_range r;
+  if (!zg_zero_range_of(s->zero, zg_session_sched(s), buf, &r)) return NULL;
+  const int64_t elems = r.have_hi - r.have_lo, chunk = ZG_MIN(elems, PIECE);
+  const uint32_t size = zg_dtype_bytes(a->type.dtype);
   uint8_t *piece = zg_alloc((size_t)chunk * size + 1);
   zg_status status = NULL;
   const void *from = NULL;
@@ -134,6 +146,7 @@ static zg_status fill_state(zg_session *s, const zg_state_attr *a, uint32_t buf)
     from_dtype = p->type.dtype;
     source = (uint32_t)p->source;
     ZG_TRY_OUT(zg_onnx_tensor_bytes(s->model, source, &from));
+    from = (const uint8_t *)from + r.have_lo * zg_dtype_bytes(from_dtype);
   } else if (a->init == 0) {
     goto out;   // arenas start zeroed
   } else {
@@ -165,6 +178,7 @@ static zg_status load_weights(zg_session *s) {
   for (size_t i = 0; i < s->graph->nodes.n; i++)
     if (s->graph->nodes.at[i].op == &zg_op_param) ZG_TRY(load_param(s, &s->graph->nodes.at[i]));
   ZG_TRY(load_states(s, s->pipe.main));
+  ZG_TRY(load_states(s, s->pipe.norm));
   return load_states(s, s->pipe.update);
 }
 
@@ -190,12 +204,35 @@ static zg_opt_spec optimizer_spec(zg_session *s) {
 
 static zg_status add_workspaces(void *device, zg_sched *s) { return zg_exec_add_workspaces(device, s); }
 
+// Offload, prefetch and thresholds as the configuration has them.
+static zg_status spread(zg_session *s) {
+  const zg_config *c = s->cfg;
+  if (s->o.world <= 1 || s->o.mode != ZG_RUN_TRAIN) return NULL;
+  zg_zero_options o = zg_zero_defaults();
+  o.stage = (uint32_t)c->zero.stage;
+  o.rank = s->o.rank;
+  o.world = s->o.world;
+  o.micro_steps = c->training.gradient_accumulation_steps;
+  o.persistence_threshold = c->zero.stage3_param_persistence_threshold;
+  o.model_persistence_threshold = c->zero.stage3_model_persistence_threshold;
+  o.prefetch_bucket = c->zero.stage3_prefetch_bucket_size;
+  o.max_live = c->zero.stage3_max_live_parameters;
+  o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? 0 : c->zero.stage3_max_reuse_distance;
+  o.reduce_bucket = c->zero.reduce_bucket_size;
+  o.overlap = c->zero.overlap_comm;
+  o.offload_optimizer = c->zero.offload_optimizer.device != ZG_CFG_OFFLOAD_NONE;
+  o.offload_param = c->zero.offload_param.device != ZG_CFG_OFFLOAD_NONE;
+  return zg_zero_new(&o, &s->zero);
+}
+
 static zg_status run_pipeline(zg_session *s) {
+  ZG_TRY(spread(s));
   zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
                            .eval = s->eval_graph, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device};
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
+  if (s->zero) o.spread = zg_zero_spread(s->zero);
   return zg_pipeline_run(s->graph, &o, &s->pipe);
 }
 
@@ -256,6 +293,7 @@ void zg_session_close(zg_session *s) {
   if (s->program) s->device->vt->program_free(s->program);
   if (s->device) s->device->vt->close(s->device);
   zg_pipeline_fini(&s->pipe);
+  zg_zero_free(s->zero);
   zg_graph_free(s->graph);
   zg_graph_free(s->eval_graph);
   zg_data_close(s->train);

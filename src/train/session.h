@@ -7,6 +7,7 @@
 #include "train/config.h"
 #include "train/data.h"
 #include "train/npz.h"
+#include "zero/zero.h"
 
 typedef struct {
   const char *model_path;         // NULL: the configuration's `model`
@@ -16,6 +17,7 @@ typedef struct {
   const char *inputs_path;        // npz with one batch (run, grad); NULL: data sets of the configuration (train)
   const char *stop_after;         // pass name (dump); nothing is loaded on a device then
   bool no_device;                 // plan only: on the null device, weights not read
+  uint32_t rank, world;           // train: this rank of so many; world 0 or 1: alone. The configuration's zero.stage applies
 } zg_session_options;
 
 // One model input (or label array) and where its bytes come from.
@@ -33,6 +35,7 @@ typedef struct zg_session {
   zg_arena mem;
   zg_onnx_model *model;
   zg_graph *graph, *eval_graph;   // imported; eval_graph: batch norm and dropout as in evaluation, NULL if there is no eval set
+  zg_zero *zero;                  // partition over ranks; NULL with one rank
   zg_pipeline pipe;
   zg_device *device;
   zg_program *program;            // NULL with stop_after or no_device
@@ -57,5 +60,5 @@ zg_status zg_session_feed(zg_session *s, zg_data *set, uint64_t consumed);
 zg_status zg_session_read(zg_session *s, const zg_sched_output *o, void *data);
 // Reads a scalar result (loss, "@grad_norm"); NaN if the schedule has none of that name.
 zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind, const char *name, double *out);
-// Writes the model with the weights that are in the program now.
+// Writes the model with the weights that are in the program now. ZG_UNSUPPORTED where this rank has shards alone.
 zg_status zg_session_export(zg_session *s, const char *path);

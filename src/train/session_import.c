@@ -55,9 +55,11 @@ static zg_status random_arrays(zg_session *s, zg_data_options *o) {
   return NULL;
 }
 
+// Training batches are dealt out to the ranks; evaluation is the same on all of them, so that no rank goes ahead alone.
 static zg_status open_set(zg_session *s, const zg_cfg_data *c, const zg_cfg_data *fallback, zg_data **out) {
   zg_data_options o = {.path = c->path, .format = format_name(c->format), .batch_size = c->batch_size, .seq_len = c->seq_len,
                        .shuffle = c->shuffle, .seed = (uint64_t)s->cfg->training.seed, .world = 1};
+  if (!fallback && s->o.world > 1) o.rank = (int)s->o.rank, o.world = (int)s->o.world;
   if (!c->path && c->format != ZG_CFG_DATA_RANDOM) return NULL;
   if (o.batch_size == ZG_UNSET && fallback) o.batch_size = fallback->batch_size;
   if (o.seq_len == ZG_UNSET && fallback) o.seq_len = fallback->seq_len;

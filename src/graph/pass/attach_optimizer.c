@@ -170,13 +170,23 @@ static const zg_opt_group *group_of(const zg_opt_spec *o, const char *name) {
   return NULL;
 }
 
-// Gradients in f32, in output order; the norm before clipping; the factor, or none without clipping.
-static zg_val clip_factor(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
+static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
+  if (o->sums) {
+    const int64_t dim[2] = {o->ranks, 2};
+    const zg_state_attr all = {.name = o->sums, .type = zg_type_make(ZG_F32, 2, dim), .role = ZG_STATE_SCALAR};
+    return zg_b_reduce_all(b, ZG_RED_SUM, zg_b_slice1(b, zg_b_state(b, &all), 1, 0, 1));
+  }
   zg_val sum = {0};
   for (uint32_t i = 0; i < n; i++) {
     const zg_val part = zg_b_reduce_all(b, ZG_RED_SUM, zg_mul(b, grad[i], grad[i]));
     sum = zg_is(sum) ? zg_add(b, sum, part) : part;
   }
+  return sum;
+}
+
+// Gradients in f32, in output order; the norm before clipping; the factor, or none without clipping.
+static zg_val clip_factor(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
+  const zg_val sum = squared_norm(b, o, grad, n);
   const zg_val norm = zg_b_map1(b, ZG_S_SQRT, sum);
   zg_builder_output(b, ZG_OUT_VALUE, "@grad_norm", norm, (zg_val){0});
   if (!(o->clip > 0)) return (zg_val){0};

@@ -1,0 +1,187 @@
+// The partition map: which tensors there are, how each is cut, where a buffer lies in its whole tensor.
+#include <stdlib.h>
+
+#include "zero/zero_priv.h"
+
+zg_zero_options zg_zero_defaults(void) {
+  return (zg_zero_options){.stage = 2, .world = 1, .micro_steps = 1, .persistence_threshold = 100000, .prefetch_bucket = 50000000,
+                           .max_live = 1000000000, .reduce_bucket = 500000000, .overlap = true};
+}
+
+static zg_zero_cost filled_cost(zg_zero_cost c) {
+  if (!(c.flops_per_s > 0)) c.flops_per_s = 5e10;   // one core with wide vectors
+  if (!(c.bytes_per_s > 0)) c.bytes_per_s = 1e10;
+  if (!(c.comm_bytes_per_s > 0)) c.comm_bytes_per_s = 4e9;
+  if (!(c.comm_latency_s > 0)) c.comm_latency_s = 20e-6;
+  return c;
+}
+
+zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
+  *out = NULL;
+  if (o->stage > 3) return zg_error(ZG_INVALID, "zero_stage: %u; there are stages 0, 1, 2 and 3", o->stage);
+  if (o->world < 1 || o->world > ZG_ZERO_MAX_WORLD) return zg_error(ZG_INVALID, "%u ranks; want 1 to %d", o->world, ZG_ZERO_MAX_WORLD);
+  if (o->rank >= o->world) return zg_error(ZG_INVALID, "rank %u of %u: ranks count from 0", o->rank, o->world);
+  if (o->offload_optimizer && o->stage < 1)
+    return zg_error(ZG_INVALID, "offload_optimizer: stage 0 keeps the optimizer's state whole; use zero_stage 1, 2 or 3");
+  if (o->offload_param && o->stage < 3) return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
+  zg_zero *z = zg_alloc(sizeof *z);
+  z->o = *o;
+  z->o.micro_steps = ZG_MAX(1, o->micro_steps);
+  z->o.cost = filled_cost(o->cost);
+  *out = z;
+  return NULL;
+}
+
+void zg_zero_free(zg_zero *z) {
+  if (!z) return;
+  zg_vec_fini(&z->parts);
+  zg_map_fini(&z->by_name);
+  zg_arena_fini(&z->mem);
+  zg_free(z);
+}
+
+const zg_zero_options *zg_zero_options_of(const zg_zero *z) { return &z->o; }
+
+zg_spread zg_zero_spread(zg_zero *z) {
+  return (zg_spread){.self = z, .ranks = z->o.world, .two_micros = z->o.micro_steps > 1 && z->o.stage < 2, .split = zg__zero_split,
+                     .partition = zg__zero_partition, .reduce = zg__zero_reduce, .gather = zg__zero_gather, .overlap = zg__zero_overlap};
+}
+
+const zg_zero_part *zg_zero_parts(const zg_zero *z, uint32_t *n) {
+  *n = (uint32_t)z->parts.n;
+  return z->parts.at;
+}
+
+const zg_zero_part *zg_zero_find(const zg_zero *z, const char *param) {
+  uint64_t i;
+  return param && zg_map_get(&z->by_name, param, &i) ? &z->parts.at[i] : NULL;
+}
+
+// ---- where buffers lie ----------------------------------------------------------------------------------------------------
+
+static bool is_shard_state(const zg_zero *z) { return z && zg__updates_shard(z); }
+
+// The tensor that state "PARAM.suffix" belongs to.
+static const zg_zero_part *part_of_state(const zg_zero *z, const char *state) {
+  char name[4096];
+  const char *dot = strrchr(state, '.');
+  if (!z || !dot || (size_t)(dot - state) >= sizeof name) return NULL;
+  memcpy(name, state, (size_t)(dot - state));
+  name[dot - state] = 0;
+  return zg_zero_find(z, name);
+}
+
+bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero_range *out) {
+  const zg_buf *b = &s->bufs.at[buf];
+  const bool state = b->role == ZG_BUF_OPTIMIZER || b->role == ZG_BUF_MASTER;
+  if (!b->persistent || b->name[0] == '@' || (!state && b->role != ZG_BUF_PARAM)) return false;
+  const int64_t n = zg_elems(&b->type);
+  *out = (zg_zero_range){.name = b->name, .type = b->type, .lo = 0, .hi = n, .have_lo = 0, .have_hi = n};
+  if (!z) return true;
+  const zg_zero_part *p = state ? part_of_state(z, b->name) : zg_zero_find(z, b->name);
+  if (!p) {
+    out->hi = z->o.rank == 0 ? n : 0;
+    return true;
+  }
+  out->type = zg_type_make(b->type.dtype, p->type.rank, p->type.dim);
+  out->lo = ZG_MIN(zg__zero_lo(z, p), p->n);
+  out->hi = ZG_MIN(zg__zero_lo(z, p) + p->shard, p->n);
+  const bool cut = state ? is_shard_state(z) : p->sharded;
+  out->have_lo = cut ? out->lo : 0;
+  out->have_hi = cut ? out->hi : p->n;
+  return true;
+}
+
+// ---- formulas -------------------------------------------------------------------------------------------------------------
+
+static bool has_role(const zg_sched *s, const zg_zero_part *p, const char *suffix) {
+  zg_str name = {0};
+  zg_str_add(&name, "%s.%s", p->name, suffix);
+  const bool there = zg_sched_find_buf(s, name.at) != 0;
+  zg_str_fini(&name);
+  return there;
+}
+
+zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s) {
+  zg_zero_formula f = {0};
+  const uint64_t others = z->o.world - 1, k = (uint64_t)z->o.micro_steps;
+  uint64_t reduced = 0, updated = 0;                       // bytes of shards: of gradients, of params gathered after the update
+  for (size_t i = 0; i < z->parts.n; i++) {
+    const zg_zero_part *p = &z->parts.at[i];
+    if (!p->buf) continue;
+    const uint64_t size = zg__elem_bytes(p), shard = (uint64_t)p->shard, padded = (uint64_t)zg__padded(z, p), n = (uint64_t)p->n;
+    const bool trained = p->role == ZG_ROLE_TRAINABLE;
+    f.params += size * (p->sharded ? shard : trained && zg__updates_shard(z) ? padded : n);
+    if (!trained) continue;
+    const uint64_t state = 4 * (zg__updates_shard(z) ? shard : n);
+    f.grads += 4 * (zg__shards_grads(z) ? shard : padded);
+    if (has_role(s, p, "master")) f.master += state;
+    if (has_role(s, p, "m")) f.optimizer += state;
+    if (has_role(s, p, "v")) f.optimizer += state;
+    reduced += 4 * shard;
+    if (zg__updates_shard(z) && !p->sharded) updated += size * shard;
+  }
+  switch (z->o.stage) {
+    case 0: f.sent = others * 2 * reduced; break;
+    case 1: f.sent = others * (reduced + updated); break;
+    default: f.sent = others * (k * reduced + updated + k * (z->gathered[0] + 2 * z->gathered[1])); break;
+  }
+  return f;
+}
+
+void zg_zero_at_rest(const zg_sched *s, uint64_t by_role[ZG_N_BUF_ROLES]) {
+  memset(by_role, 0, sizeof *by_role * ZG_N_BUF_ROLES);
+  for (uint32_t b = 1; b < s->bufs.n; b++)
+    if (s->bufs.at[b].persistent) by_role[s->bufs.at[b].role] += s->bufs.at[b].bytes;
+}
+
+// ---- traffic --------------------------------------------------------------------------------------------------------------
+
+static uint64_t elem_bytes(const zg_sched *s, uint32_t buf) { return zg_dtype_bytes(s->bufs.at[buf].dtype); }
+
+static void count_step(const zg_sched *s, const zg_step *p, uint64_t times, zg_zero_traffic *t) {
+  const uint64_t others = s->world - 1, n = (uint64_t)p->n * elem_bytes(s, p->a) * times;
+  uint64_t sent = 0;
+  switch (p->kind) {
+    case ZG_STEP_GATHER: t->gather += sent = n * others; break;
+    case ZG_STEP_REDUCE_SCATTER: t->reduce_scatter += sent = n * others; break;
+    case ZG_STEP_ALL_REDUCE: t->all_reduce += sent = 2 * (n / s->world) * others; break;
+    case ZG_STEP_BROADCAST: t->broadcast += sent = s->rank == p->peer ? n * others : 0; break;
+    case ZG_STEP_KERNEL:
+    case ZG_STEP_PARTITION:
+    case ZG_STEP_COPY:
+    case ZG_STEP_RELEASE:
+    case ZG_STEP_RECORD:
+    case ZG_STEP_WAIT:
+    case ZG_N_STEP_KINDS: return;
+  }
+  t->n_collectives += times;
+  if (s->bufs.at[p->a].name[0] == '@') t->scalars += sent;
+}
+
+zg_zero_traffic zg_zero_traffic_of(const zg_zero *z, const zg_sched *s) {
+  zg_zero_traffic t = {0};
+  const bool two = zg_sched_find_segment(s, "micro_last") != NULL;
+  for (size_t g = 0; g < s->segments.n; g++) {
+    const zg_segment *seg = &s->segments.at[g];
+    uint64_t times = !strcmp(seg->name, "eval") ? 0 : !strcmp(seg->name, "micro") ? (uint64_t)z->o.micro_steps - (two ? 1 : 0) : 1;
+    for (uint32_t i = seg->first; times && i < seg->first + seg->n; i++) count_step(s, &s->steps.at[i], times, &t);
+  }
+  return t;
+}
+
+uint64_t zg_zero_hash(const zg_sched *s) {
+  uint64_t h = zg_hash(&s->world, sizeof s->world, 0);
+  for (size_t g = 0; g < s->segments.n; g++) {
+    const zg_segment *seg = &s->segments.at[g];
+    h = zg_hash(seg->name, strlen(seg->name), h);
+    for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
+      const zg_step *p = &s->steps.at[i];
+      if (p->kind < ZG_STEP_GATHER || p->kind > ZG_STEP_BROADCAST) continue;
+      const zg_buf *a = &s->bufs.at[p->a];
+      const uint64_t what[] = {p->kind, (uint64_t)p->n, a->dtype, p->stream, p->peer};
+      h = zg_hash(a->name, strlen(a->name), zg_hash(what, sizeof what, h));
+    }
+  }
+  return h;
+}
