@@ -1,7 +1,9 @@
 // zgraph plan
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cli/cli.h"
+#include "cli/plan.h"
 #include "sched/report.h"
 #include "train/safetensors.h"
 #include "train/session.h"
@@ -55,37 +57,65 @@ static void print_json(const zg_session *s, const zg_report *r) {
   zg_str_fini(&t);
 }
 
+// "--ranks" or the configuration's num_processes.
+static zg_status ranks_of(const zg_config *cfg, const char *text, uint32_t *out) {
+  char *end = NULL;
+  const long n = text ? strtol(text, &end, 10) : cfg->num_processes;
+  if ((text && (!*text || *end)) || n < 1 || n > ZG_ZERO_MAX_WORLD)
+    return zg_error(ZG_INVALID, "--ranks %s: want a number from 1 to %d", text ? text : "", ZG_ZERO_MAX_WORLD);
+  *out = (uint32_t)n;
+  return NULL;
+}
+
 static zg_status run(int argc, char **argv) {
   zg_cli_config files = {0};
   zg_cli_list rest = {0};
   zg_session_options o = {.no_device = true, .default_dim = 1};
-  bool json = false, forward = false;
+  bool json = false, forward = false, compare = false;
+  const char *ranks = NULL, *stage = NULL;
+  zg_str set = {0};
   zg_config *cfg = NULL;
   zg_session *s = NULL;
   zg_report r = {0};
   zg_status status = NULL;
-  const zg_cli_option options[] = {ZG_CLI_CONFIG(files), {"json", .flag = &json}, {"forward", .flag = &forward}};
+  const zg_cli_option options[] = {ZG_CLI_CONFIG(files), {"json", .flag = &json}, {"forward", .flag = &forward},
+                                   {"ranks", .text = &ranks}, {"stage", .text = &stage}, {"compare", .flag = &compare}};
   ZG_TRY(zg_cli_parse(argc, argv, options, ZG_COUNT(options), &rest));
   if (rest.n) ZG_TRY(zg_cli_one(&rest, "model", &o.model_path));
+  if (stage) {
+    zg_str_add(&set, "zero.stage=%s", stage);
+    ZG_TRY_OUT(zg_cli_set(&files, set.at));
+  }
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
+  ZG_TRY_OUT(ranks_of(cfg, ranks, &o.world));
   o.mode = forward ? ZG_RUN_FORWARD : ZG_RUN_TRAIN;
   o.no_data = !cfg->data.train.path;
+  if (compare) {
+    status = o.world > 1 ? zg_cli_compare_stages(cfg, &o, json) : zg_error(ZG_INVALID, "--compare wants several ranks: add --ranks N");
+    goto out;
+  }
   ZG_TRY_OUT(zg_session_open(cfg, &o, &s));
   zg_report_make(zg_session_sched(s), &r);
-  if (json) print_json(s, &r);
+  if (json && s->zero) zg_cli_print_ranks_json(s, stdout);
+  else if (json) print_json(s, &r);
   else print_table(s, &r, 12);
+  if (!json && s->zero) zg_cli_print_ranks(s);
 out:
   zg_report_fini(&r);
   zg_session_close(s);
   zg_config_free(cfg);
+  zg_str_fini(&set);
   return status;
 }
 
 const zg_verb zg_verb_plan = {
     "plan", "say what a run will need, before it runs",
-    "usage: zgraph plan MODEL.onnx --config FILE [--set KEY=VALUE] [--json] [--forward]\n\n"
+    "usage: zgraph plan MODEL.onnx --config FILE [--set KEY=VALUE] [--json] [--forward]\n"
+    "                   [--ranks N] [--stage 0..3] [--compare]\n\n"
     "Plans the training step (with --forward: the model alone) without reading weights and prints its memory to the byte: by\n"
-    "role, at the peak, with the largest tensors alive then. Symbolic dimensions come from the data, or from --set dims.NAME=N.\n\n"
+    "role, at the peak, with the largest tensors alive then. Symbolic dimensions come from the data, or from --set dims.NAME=N.\n"
+    "With --ranks N (default: num_processes) it plans one of N ranks under ZeRO stage S, no rank being started: what each\n"
+    "holds at rest and in a step, and what it sends per update; --compare shows the stages beside each other.\n\n"
     "example:\n"
     "  zgraph plan model.onnx --config run.yaml --set data.train.batch_size=64\n",
     run};

@@ -106,6 +106,8 @@ zg_status zg__zero_partition(void *self, zg_sched *s) {
   s->title = zg_arena_printf(&s->mem, "zero%u rank %u/%u", z->o.stage, z->o.rank, z->o.world);
   const zg_segment *update = zg_sched_find_segment(s, "update");
   ZG_ASSERT(update);
+  static const char *const scalars[] = {ZG_ZERO_MINE, ZG_ZERO_ALL, ZG_ZERO_LOSS};
+  for (size_t i = 0; i < ZG_COUNT(scalars); i++) s->bufs.at[zg_sched_find_buf(s, scalars[i])].role = ZG_BUF_COMM;
   for (size_t i = 0; i < z->parts.n; i++) place_part(z, s, update, &z->parts.at[i]);
   for (size_t i = 0; z->o.rank && i < s->kernels.n; i++)
     if (s->kernels.at[i].kind == ZG_K_LOOP) shift_random(z, s, &s->kernels.at[i]);
