@@ -61,6 +61,7 @@ static zg_status open_set(zg_session *s, const zg_cfg_data *c, const zg_cfg_data
                        .shuffle = c->shuffle, .seed = (uint64_t)s->cfg->training.seed, .world = 1};
   if (!fallback && s->o.world > 1) o.rank = (int)s->o.rank, o.world = (int)s->o.world;
   if (!c->path && c->format != ZG_CFG_DATA_RANDOM) return NULL;
+  if (c->path && !zg_file_exists(c->path)) return zg_error(ZG_NOT_FOUND, "data: there is no file \"%s\"", c->path);
   if (o.batch_size == ZG_UNSET && fallback) o.batch_size = fallback->batch_size;
   if (o.seq_len == ZG_UNSET && fallback) o.seq_len = fallback->seq_len;
   if (o.batch_size == ZG_UNSET) o.batch_size = model_dim(s, 0);

@@ -289,9 +289,10 @@ static zg_status loop(trainer *t) {
 
 static zg_status open_trainer(trainer *t) {
   zg_session_options so = {.model_path = t->o->model_path, .mode = ZG_RUN_TRAIN};
+  if (!t->cfg->data.train.path && t->cfg->data.train.format != ZG_CFG_DATA_RANDOM)
+    return zg_error(ZG_INVALID, "no training data: set data.train.path (or data.train.format: random)");
   ZG_TRY(zg_dir_make(t->cfg->training.output_dir));
   ZG_TRY(zg_session_open(t->cfg, &so, &t->s));
-  if (!t->s->train) return zg_error(ZG_INVALID, "no training data: set data.train.path (or data.train.format: random)");
   t->micro_steps = ZG_MAX(1, t->cfg->training.gradient_accumulation_steps);
   ZG_TRY(count_steps(t));
   if (t->o->resume) ZG_TRY(resume(t));
