@@ -157,17 +157,43 @@ zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_ex
   return NULL;
 }
 
+// What a kernel's scratch depends on: kind, attributes, the arguments' types and strides; not which buffers they are. A model of
+// many equal layers asks the device once for each.
+static void workspace_key(const zg_kernel *k, zg_str *out) {
+  out->n = 0;
+  zg_str_add(out, "%s ", zg_kernel_info_of(k->kind)->name);
+  zg_kernel_info_of(k->kind)->print(k->desc, out);
+  for (uint32_t i = 0; i < k->n_args; i++) {
+    const zg_view *v = &k->args[i];
+    zg_str_add(out, " %d%s", v->buf ? (int)v->dtype : -1, i < k->n_out ? ">" : "<");
+    for (uint32_t d = 0; d < v->rank; d++) zg_str_add(out, "%lld:%lld,", (long long)v->dim[d], (long long)v->stride[d]);
+  }
+}
+
+static void add_workspace(zg_sched *s, size_t kernel, uint64_t bytes) {
+  char name[32];
+  snprintf(name, sizeof name, "workspace%zu", kernel);
+  const int64_t dim[1] = {(int64_t)bytes};
+  const zg_buf b = {.name = name, .bytes = bytes, .dtype = ZG_U8, .type = zg_type_make(ZG_U8, 1, dim),
+                    .role = ZG_BUF_WORKSPACE, .space = ZG_SPACE_DEVICE};
+  s->kernels.at[kernel].workspace = zg_sched_add_buf(s, &b);
+}
+
 zg_status zg_exec_add_workspaces(zg_device *d, zg_sched *s) {
+  zg_map known = {0};
+  zg_str key = {0};
+  zg_status status = NULL;
   for (size_t i = 0; i < s->kernels.n; i++) {
     uint64_t bytes = 0;
-    ZG_TRY(d->vt->workspace(d, s, &s->kernels.at[i], &bytes));
-    if (bytes == 0) continue;
-    char name[32];
-    snprintf(name, sizeof name, "workspace%zu", i);
-    const int64_t dim[1] = {(int64_t)bytes};
-    const zg_buf b = {.name = name, .bytes = bytes, .dtype = ZG_U8, .type = zg_type_make(ZG_U8, 1, dim),
-                      .role = ZG_BUF_WORKSPACE, .space = ZG_SPACE_DEVICE};
-    s->kernels.at[i].workspace = zg_sched_add_buf(s, &b);
+    workspace_key(&s->kernels.at[i], &key);
+    if (!zg_map_get(&known, key.at, &bytes)) {
+      ZG_TRY_OUT(d->vt->workspace(d, s, &s->kernels.at[i], &bytes));
+      zg_map_put(&known, key.at, bytes);
+    }
+    if (bytes) add_workspace(s, i, bytes);
   }
-  return NULL;
+out:
+  zg_map_fini(&known);
+  zg_str_fini(&key);
+  return status;
 }

@@ -237,8 +237,8 @@ static zg_status run_pipeline(zg_session *s) {
 }
 
 static zg_status open_device(zg_session *s) {
-  const zg_device_vtable *vt = s->o.no_device ? &zg_device_null : &zg_device_cpu;
-  if (!s->o.no_device && s->cfg->device == ZG_CFG_DEVICE_CUDA)
+  const zg_device_vtable *vt = &zg_device_cpu;   // also for plans: its kernels' scratch is part of them
+  if (s->cfg->device == ZG_CFG_DEVICE_CUDA)
     return zg_error(ZG_UNSUPPORTED, "device: cuda is not in this build; use device: cpu");
   return vt->open(s->cfg->threads == ZG_UNSET ? 0 : (int)s->cfg->threads, &s->device);
 }

@@ -16,7 +16,7 @@ typedef struct {
   int64_t default_dim;            // 0: a symbol left over is an error
   const char *inputs_path;        // npz with one batch (run, grad); NULL: data sets of the configuration (train)
   const char *stop_after;         // pass name (dump); nothing is loaded on a device then
-  bool no_device;                 // plan only: on the null device, weights not read
+  bool no_device;                 // plan only: nothing is allocated, weights are not read
   uint32_t rank, world;           // train: this rank of so many; world 0 or 1: alone. The configuration's zero.stage applies
 } zg_session_options;
 

@@ -9,7 +9,8 @@ refuses 2 "did you mean --config" train "$model" --confg x.yaml
 refuses 2 "needs a value" train "$model" --config
 refuses 2 "nowhere.onnx" run nowhere.onnx --inputs "$data" --out "$tmp/o.npz"
 refuses 2 "nowhere.yaml" train "$model" --config nowhere.yaml
-refuses 2 "no model" train --set training.steps=1
+refuses 2 "no training data" train --set training.steps=1
+refuses 2 "no model" train --set training.steps=1 --set data.train.path=$data
 
 printf 'optimizer: {type: adamw, lrr: 1}\n' >"$tmp/bad.yaml"
 refuses 2 "bad.yaml:1:" train "$model" --config "$tmp/bad.yaml"
@@ -52,7 +53,7 @@ refuses 2 "input" run models/cnn/model.onnx --inputs tests/zoo/hf_gpt2_tiny/data
 : >"$tmp/file"
 refuses 1 "$tmp/file" train --config configs/mlp.yaml --out "$tmp/file/out"
 mkdir "$tmp/small"
-if mount -t tmpfs -o size=96k tmpfs "$tmp/small" 2>/dev/null; then
+if mount -t tmpfs -o size=40k tmpfs "$tmp/small" 2>/dev/null; then
   "$zg" train --config configs/cnn.yaml --set training.steps=2 --set lr_scheduler.warmup_steps=0 --quiet --out "$tmp/small/out" >"$tmp/log" 2>&1
   code=$?
   [ $code = 1 ] || fail "a full disk: exit status $code: $(cat "$tmp/log")"
