@@ -165,7 +165,7 @@ static void emit_scatter(at_node *e) {
     zg__low_fill(e->l, &out, splat, e->label, e->phase);
   } else {
     zg_view base = arg(e, 0);
-    zg__low_copy(e->l, &out, &base, e->label, e->phase);
+    if (base.buf != out.buf || base.offset != out.offset) zg__low_copy(e->l, &out, &base, e->label, e->phase);
   }
   zg_view args[3] = {out, arg_contiguous(e, 1), arg_contiguous(e, 2)};
   if (zg_view_elems(&out) && zg_view_elems(&args[2])) step(e, ZG_K_SCATTER, &d, sizeof d, args, 3, 1, (double)zg_view_elems(&args[2]));

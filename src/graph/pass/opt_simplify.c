@@ -22,6 +22,23 @@ static bool power_of_two(double k) {
   return isfinite(k) && k != 0 && fabs(frexp(k, &e)) == 0.5 && e > -100 && e < 100;
 }
 
+// a + scatter_add(zeros, idx, u) = scatter_add(a, idx, u): the gradient of an embedding that is also the head is summed where
+// the head's gradient is, without a second tensor of the table's size.
+static zg_val add_of_scatter(rewrite *r) {
+  for (int k = 0; k < 2; k++) {
+    const zg_graph *g = zg_builder_graph(r->b);
+    const zg_val base = r->in[1 - k];
+    if (!zg_is_op(g, r->in[k], &zg_op_scatter) || !zg_type_equal(zg_type_of(g, base), zg_type_of(g, r->in[k]))) continue;
+    const zg_node *n = zg_node_of(g, r->in[k]);
+    const zg_scatter_attr a = *(const zg_scatter_attr *)n->attr;
+    double zero;
+    if (a.red != ZG_SCATTER_ADD || !zg_b_const_scalar(r->b, zg_in(g, n, 0), &zero) || zero != 0) continue;
+    const zg_val in[3] = {base, zg_in(g, n, 1), zg_in(g, n, 2)};
+    return zg_emit1(r->b, &zg_op_scatter, &a, in, 3);
+  }
+  return (zg_val){0};
+}
+
 static zg_val simple_map(rewrite *r) {
   const zg_scalar s = r->n->op->scalar;
   const int arity = zg_scalar_arity(s);
@@ -75,6 +92,10 @@ static zg_val simple_matmul(rewrite *r) {
 static zg_val simple(rewrite *r) {
   const zg_op *op = r->n->op;
   if (op->scalar == ZG_S_MUL) return zg__match_activation(r->b, simple_map(r));
+  if (op->scalar == ZG_S_ADD) {
+    const zg_val v = add_of_scatter(r);
+    if (zg_is(v)) return v;
+  }
   if (op->scalar != ZG_S_NONE) return simple_map(r);
   if (op == &zg_op_where) return simple_where(r);
   if (op == &zg_op_cast) return zg_b_cast(r->b, r->in[0], (zg_dtype)((const zg_cast_attr *)r->n->attr)->to);
