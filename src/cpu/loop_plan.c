@@ -132,14 +132,21 @@ static int64_t even(int64_t n, int64_t most) {   // the size of equal pieces of 
 }
 
 // Bytes that a tile element occupies in L1: registers live at once are about half of the values; tensors count once each.
-static int64_t choose_tile(const plan *b) {
+static int64_t bytes_per_elem(const plan *b) {
   int64_t bytes = 0;
   for (uint32_t i = 0; i < b->d.n_inst; i++) {
     if (b->level[i] != ZG_LEVEL_ELEM) continue;
     const int64_t size = b->d.inst[i].cls == ZG_CLS_F32 ? 4 : 8;
     bytes += b->d.inst[i].kind == ZG_I_LOAD || b->d.inst[i].kind == ZG_I_STORE ? size : size / 2;
   }
+  return bytes;
+}
+
+// Rows that several phases go over are best one tile, even if that takes a part of L2: nothing is computed or loaded twice.
+static int64_t choose_tile(const plan *b) {
+  const int64_t bytes = bytes_per_elem(b), width = product(b->d.dim, b->d.n_outer, b->d.rank);
   int64_t tile = LOOP_TILE_MAX;
+  if (b->n_phases > 1 && !b->d.n_mid && width <= tile && width * bytes <= 2 * L1_BYTES) return ZG_MAX(width, LOOP_TILE_MIN);
   while (tile > LOOP_TILE_MIN && tile * bytes > L1_BYTES) tile /= 2;
   return tile;
 }
@@ -155,7 +162,7 @@ static void shape_blocks(plan *b) {
     p->inner = product(d->dim, d->n_outer + d->n_mid, d->rank);
     p->width = product(d->dim, d->n_outer, d->n_outer + d->n_mid);
     p->rows = outer * p->inner;
-    p->block_rows = ZG_MAX(even(p->inner, ZG_MIN(tile, LOOP_ROWS_MAX)), 1);
+    p->block_rows = ZG_MAX(even(p->inner, tile), 1);   // wide: the next step's columns lie a whole row away
     p->n_blocks = outer * ((p->inner + p->block_rows - 1) / p->block_rows);
     p->tile = p->block_rows == p->inner ? ZG_MAX(tile / p->inner, 1) : 1;
     elems = p->width * p->block_rows;

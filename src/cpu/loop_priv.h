@@ -13,7 +13,7 @@
 #pragma once
 #include "cpu/vec.h"
 
-enum { LOOP_TILE_MAX = 1024, LOOP_TILE_MIN = 128, LOOP_ROWS_MAX = 256 };
+enum { LOOP_TILE_MAX = 1024, LOOP_TILE_MIN = 128, LOOP_ROWS_MAX = 256 };   // rows: of the row form
 
 // A linear walk of a view (or of an index function) over a row-major space: the fewest dims that describe it.
 typedef struct { uint32_t rank; int64_t offset, dim[ZG_MAX_RANK], stride[ZG_MAX_RANK]; } loop_walk;

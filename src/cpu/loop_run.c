@@ -73,7 +73,9 @@ static void load(const frame *f, const loop_op *o, uint8_t *home, int64_t at, in
   cursor c;
   seek(&c, w, at);
   if (c.left >= n && stride == 1 && !o->copy && is_native(o->to)) {
-    f->ptr[o->dst] = tensor(f, o, c.at);
+    const uint8_t *here = tensor(f, o, c.at), *next = here + n * cls_size(o->cls);
+    for (int64_t i = 0; i < n * cls_size(o->cls); i += 64) __builtin_prefetch(next + i, 0, 2);   // the tile after this one
+    f->ptr[o->dst] = (void *)here;
     return;
   }
   f->ptr[o->dst] = home;

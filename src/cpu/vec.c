@@ -247,39 +247,37 @@ static void fill8(int64_t n, void *dst, uint64_t v) {
 
 static void iota(int64_t n, int64_t *dst, int64_t start, int64_t step) { EACH dst[i] = start + i * step; }
 
-// Philox of 16 counters side by side (base/philox.c says the rest).
-static void random_block(const int64_t *element, zg_rand_state r, uint32_t stream, uint32_t w0[16], uint32_t w1[16]) {
-  uint32_t c0[16], c1[16], c2[16], c3[16], k0 = r.key[0], k1 = r.key[1];
-  for (int i = 0; i < 16; i++)
-    c0[i] = (uint32_t)element[i], c1[i] = (uint32_t)((uint64_t)element[i] >> 32), c2[i] = r.step, c3[i] = stream;
-  for (int round = 0; round < 10; round++) {
-    for (int i = 0; i < 16; i++) {
-      const uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
-      c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-      c1[i] = (uint32_t)p1;
-      c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-      c3[i] = (uint32_t)p0;
-    }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// Philox (base/philox.c says the rest), written out so that loops over elements vectorise.
+#define ROUND                                                                             \
+  {                                                                                       \
+    const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;       \
+    c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;             \
+    c1 = (uint32_t)p1, c3 = (uint32_t)p0;                                                 \
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;                                                 \
   }
-  memcpy(w0, c0, sizeof c0);
-  memcpy(w1, c1, sizeof c1);
+
+// Words 0 and 1, their upper 24 bits.
+static void random_words(int64_t n, const int64_t *element, zg_rand_state r, uint32_t stream, int32_t *w0, int32_t *w1) {
+  EACH {
+    uint32_t c0 = (uint32_t)element[i], c1 = (uint32_t)((uint64_t)element[i] >> 32), c2 = r.step, c3 = stream;
+    uint32_t k0 = r.key[0], k1 = r.key[1];
+    ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND
+    w0[i] = (int32_t)(c0 >> 8);
+    w1[i] = (int32_t)(c1 >> 8);
+  }
 }
 
-static void random_tile(int64_t n, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal) {
-  for (int64_t i = 0; i < n; i += 16) {
-    int64_t e[16] = {0};
-    uint32_t w0[16], w1[16];
-    float y[16];
-    const int64_t m = n - i < 16 ? n - i : 16;
-    memcpy(e, element + i, (size_t)m * sizeof *e);
-    random_block(e, r, stream, w0, w1);
-    for (int j = 0; j < 16; j++) y[j] = (float)(int32_t)(w0[j] >> 8) * 0x1p-24f;
-    if (normal)
-      for (int j = 0; j < 16; j++)
-        y[j] = sqrtf(-2.0f * m_log(y[j] + 0x1p-24f)) * cosf(6.28318531f * ((float)(int32_t)(w1[j] >> 8) * 0x1p-24f));
-    memcpy(dst + i, y, (size_t)m * sizeof *y);
+static void random_tile(int64_t count, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal) {
+  enum { PIECE = 128 };
+  int32_t w0[PIECE], w1[PIECE];
+  for (int64_t at = 0; at < count; at += PIECE) {
+    const int64_t n = count - at < PIECE ? count - at : PIECE;
+    float *y = dst + at;
+    random_words(n, element + at, r, stream, w0, w1);
+    EACH y[i] = (float)w0[i] * 0x1p-24f;
+    if (!normal) continue;
+    EACH y[i] = sqrtf(-2.0f * m_log(y[i] + 0x1p-24f));
+    for (int64_t i = 0; i < n; i++) y[i] *= cosf(6.28318531f * ((float)w1[i] * 0x1p-24f));
   }
 }
 
