@@ -100,6 +100,8 @@ static bool dnnl_may(zg_kernel_kind k) {
     case ZG_K_SCATTER:
     case ZG_K_SCAN:
     case ZG_K_SORT:
+    case ZG_K_ATTENTION:
+    case ZG_K_ATTENTION_GRAD:
     case ZG_N_KERNELS: break;
   }
   return false;
@@ -114,6 +116,8 @@ static uint64_t plain_scratch(const zg_kernel *k) {
     case ZG_K_POOL:
     case ZG_K_POOL_GRAD: return cpu_pool_scratch(k);
     case ZG_K_SORT: return cpu_sort_scratch(k);
+    case ZG_K_ATTENTION:
+    case ZG_K_ATTENTION_GRAD: return cpu_attention_scratch(k);
     case ZG_K_LOOP:
     case ZG_K_GATHER:
     case ZG_K_SCATTER:
@@ -251,6 +255,8 @@ static zg_status run_plain(const cpu_call *c) {
     case ZG_K_SCATTER: return cpu_scatter(c);
     case ZG_K_SCAN: cpu_scan(c); break;
     case ZG_K_SORT: cpu_sort(c); break;
+    case ZG_K_ATTENTION:
+    case ZG_K_ATTENTION_GRAD: return cpu_attention(c);
     case ZG_K_LOOP:
     case ZG_N_KERNELS: break;
   }

@@ -33,6 +33,9 @@ void cpu_pool(const cpu_call *c);
 // Gather and scatter: ZG_INVALID naming kernel, index and limit where an index is out of range; nothing is read or written there.
 zg_status cpu_gather(const cpu_call *c);
 zg_status cpu_scatter(const cpu_call *c);
+// Attention and its gradient (c->k->kind tells); fails only with out-of-memory.
+uint64_t cpu_attention_scratch(const zg_kernel *k);
+zg_status cpu_attention(const cpu_call *c);
 uint64_t cpu_sort_scratch(const zg_kernel *k);
 void cpu_sort(const cpu_call *c);
 void cpu_scan(const cpu_call *c);

@@ -3,6 +3,7 @@
 #include "cpu/vec.h"
 #include "cpu/vec_cvt.h"
 #include "cpu/vec_math.h"
+#include "cpu/vec_tile.h"
 
 #define EACH _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)
 #define ARGS int64_t n, void *dst, const void *pa, const void *pb, const void *pc, uint32_t op
@@ -356,4 +357,6 @@ const zg_vec ZG_VEC_TABLE = {
   .to_bool = {bool_f32, bool_f64, bool_int},
   .reduce = {RED(f32), RED(f64), RED(int)},
   .add_to_double = add_to_double, .fill4 = fill4, .fill8 = fill8, .iota = iota, .random = random_tile, .gemm = gemm,
+  .tile_gemm = tile_gemm, .tile_transpose = tile_transpose, .tile_softmax = tile_softmax, .tile_weights = tile_weights,
+  .tile_dscores = tile_dscores, .tile_scale_rows = tile_scale_rows, .tile_dot = tile_dot,
 };

@@ -27,6 +27,17 @@ typedef struct {
   void (*random)(int64_t n, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal);
   // C[m,n] (row stride ldc) += A panel (k x 6, packed) * B panel (k x 16, packed), f32
   void (*gemm)(int64_t k, const float *a, const float *b, float *c, int64_t ldc, int64_t m, int64_t n);
+  // Small matrices (vec_tile.h): row strides are multiples of 16, rows whole vectors of 16. m: a multiple of 8 for gemm, of 16
+  // for transpose. A(i, p) stands at a[i * rs + p * cs].
+  void (*tile_gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b, int64_t ldb, float *c,
+                    int64_t ldc, bool add);
+  void (*tile_transpose)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd);
+  // One step of a running softmax over rows: s = exp(s * scale - new max); sum and max are kept up, keep = exp(old max - new max).
+  void (*tile_softmax)(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep);
+  void (*tile_weights)(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse);      // s = exp(s * scale - lse)
+  void (*tile_dscores)(int64_t m, int64_t n, const float *p, float *dp, int64_t ld, const float *delta, float scale);   // dp = p (dp - delta) scale
+  void (*tile_scale_rows)(int64_t m, int64_t n, float *c, int64_t ld, const float *by);
+  float (*tile_dot)(int64_t n, const float *x, const float *y);
 } zg_vec;
 
 enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32 };

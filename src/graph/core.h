@@ -69,9 +69,19 @@ typedef struct { int64_t kind; zg_ints kernel, strides, pads, dilations; zg_ints
 extern const zg_op zg_op_pool;                    // (x) -> y; pads make every window whole (ceil_mode adds to the end pads); dim = output spatial dims
 extern const zg_op zg_op_pool_grad;               // (x, dy) -> dx; max: to the first of equals. dim as in the forward
 
+// ---- op/flash.c ---------------------------------------------------------------------------------------------------------
+// (q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E][, mask]) -> y: [B,H,T,E], lse: [B,H,T] (f32, or f64 for f64). H a multiple of K.
+// Scores q.k * scale (+ mask; bool: true = attend); causal: key j <= query i + offset; softmax; a row without keys gives 0.
+// grad: (q, k, v, y, lse, dy[, mask]) -> dq, dk, dv. mask broadcasts to [B,H,T,S].
+extern const zg_op zg_op_flash_attention, zg_op_flash_attention_grad;
+typedef struct { int64_t causal, offset; double scale; } zg_flash_attr;
+
 // ---- high-level ops that passes know by name --------------------------------------------------------------------------
 extern const zg_op zg_op_softmax, zg_op_log_softmax;          // zg_axis_attr; op/softmax.c
 // (logits: f[..., C] with the class on `axis`, labels: i64 without that axis) -> loss: f32[], mean over labels that are not
 // `ignore`; smoothing as PyTorch. log_probs: logits are log-probabilities already. op/loss.c
 extern const zg_op zg_op_cross_entropy;
 typedef struct { int64_t axis, ignore, log_probs; double smoothing; int64_t reduction; } zg_cross_entropy_attr;  // 0 mean, 1 sum, 2 none
+// Attention with softcap (0: none) and f64 (softmax in double); operands as flash_attention's, one result. op/attention.c
+extern const zg_op zg_op_attention;
+typedef struct { int64_t causal, offset, f64; double scale, softcap; } zg_attention_attr;

@@ -10,6 +10,9 @@ zg_status zg_pass_lower_to_core(const zg_graph *g, zg_graph **out);
 // reshape, cast chains, mul by reciprocal constants, matmul with transposed operand -> ta/tb flags, expand feeding a map).
 zg_status zg_pass_opt_simplify(const zg_graph *g, zg_graph **out);
 
+// Spelled-out attention, and the op `attention`, become the core op flash_attention; constant causal masks its attribute.
+zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
+
 // Adds a ZG_OUT_LOSS output that is the weighted sum of the losses asked for. Requires the graph's outputs by name; label
 // arrays become new inputs. Provides ZG_PROP_LOSS.
 typedef enum { ZG_LOSS_CROSS_ENTROPY, ZG_LOSS_MSE, ZG_LOSS_L1, ZG_LOSS_HUBER, ZG_LOSS_BCE_LOGITS, ZG_LOSS_GRAPH_OUTPUT } zg_loss_kind;

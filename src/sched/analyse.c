@@ -158,7 +158,7 @@ static bool try_view(zg_low *l, const zg_node *n) {
 }
 
 static bool free_layout(const zg_node *n) {   // kernels that write any strides
-  return n->op == &zg_op_matmul || (n->op->traits & ZG_ELEMENTWISE) || n->op == &zg_op_reduce;
+  return n->op == &zg_op_matmul || n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad || (n->op->traits & ZG_ELEMENTWISE) || n->op == &zg_op_reduce;
 }
 
 static zg_view place_view(zg_low *l, const zg_node *n) {

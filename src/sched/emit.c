@@ -194,6 +194,34 @@ static void emit_arg_reduce(at_node *e) {
   if (zg_view_elems(&args[1])) step(e, ZG_K_SORT, &d, sizeof d, args, 3, 2, 0);
 }
 
+// The mask at full size, without moving it.
+static zg_view mask_view(at_node *e, uint32_t k, const zg_type *q, const zg_type *key) {
+  zg_view m = arg(e, k);
+  zg_type t = *q;
+  t.dim[3] = key->dim[2];
+  return zg_view_expand(&m, &t);
+}
+
+static void emit_attention(at_node *e) {
+  const zg_graph *g = e->l->g;
+  const zg_flash_attr *a = e->n->attr;
+  const bool grad = e->n->op == &zg_op_flash_attention_grad;
+  const uint32_t n_in = grad ? 6 : 3;
+  const zg_type *q = zg_type_of(g, zg_in(g, e->n, 0)), *k = zg_type_of(g, zg_in(g, e->n, 1));
+  zg_view args[10] = {{0}};
+  for (uint32_t i = 0; i < e->n->n_out; i++)
+    if (e->l->live[e->n->out + i]) args[i] = result(e, i);
+  uint32_t n = e->n->n_out;
+  for (uint32_t i = 0; i < n_in; i++) args[n++] = arg(e, i);
+  if (zg_is(zg_in(g, e->n, n_in))) args[n++] = mask_view(e, n_in, q, k);
+  zg_attention_desc d = {a->causal, a->offset, a->scale};
+  const double pairs = (double)zg_elems(q) / (double)ZG_MAX(q->dim[3], 1) * (double)k->dim[2] * (a->causal ? 0.5 : 1);
+  const double flops = 2 * pairs * (double)(q->dim[3] + zg_type_of(g, zg_in(g, e->n, 2))->dim[3]) * (grad ? 2.5 : 1);
+  bool some = false;
+  for (uint32_t i = 0; i < e->n->n_out; i++) some |= args[i].buf && zg_view_elems(&args[i]) > 0;
+  if (some) step(e, grad ? ZG_K_ATTENTION_GRAD : ZG_K_ATTENTION, &d, sizeof d, args, n, e->n->n_out, flops);
+}
+
 // A reshape that strides cannot express: the operand is copied in its own shape; row-major is row-major.
 static void emit_reshape(at_node *e) {
   zg_view from = arg(e, 0), to = result(e, 0), as_from;
@@ -241,6 +269,7 @@ static const struct { const zg_op *op; void (*emit)(at_node *e); } kernel_ops[] 
     {&zg_op_gather, emit_gather},           {&zg_op_scatter, emit_scatter}, {&zg_op_cumsum, emit_cumsum},
     {&zg_op_topk, emit_topk},               {&zg_op_arg_reduce, emit_arg_reduce}, {&zg_op_reshape, emit_reshape},
     {&zg_op_concat, emit_concat},           {&zg_op_unslice, emit_unslice},
+    {&zg_op_flash_attention, emit_attention}, {&zg_op_flash_attention_grad, emit_attention},
 };
 
 static zg_status emit_node(zg_low *l, uint32_t group) {

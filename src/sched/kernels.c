@@ -23,6 +23,8 @@ static const field gather_fields[] = {INT(zg_gather_desc, mode), INT(zg_gather_d
 static const field scan_fields[] = {INT(zg_scan_desc, axis), INT(zg_scan_desc, exclusive), INT(zg_scan_desc, reverse)};
 static const field sort_fields[] = {INT(zg_sort_desc, axis), INT(zg_sort_desc, k), INT(zg_sort_desc, largest), INT(zg_sort_desc, arg), INT(zg_sort_desc, last)};
 
+static const field attention_fields[] = {INT(zg_attention_desc, causal), INT(zg_attention_desc, offset), REAL(zg_attention_desc, scale)};
+
 static void print_fields(const field *f, size_t n, const void *desc, zg_str *out) {
   for (size_t i = 0; i < n; i++) {
     const char *at = (const char *)desc + f[i].offset;
@@ -71,6 +73,7 @@ TEXT(pool, zg_pool_desc)
 TEXT(gather, zg_gather_desc)
 TEXT(scan, zg_scan_desc)
 TEXT(sort, zg_sort_desc)
+TEXT(attention, zg_attention_desc)
 
 // ---- argument rules -----------------------------------------------------------------------------------------------
 
@@ -137,6 +140,38 @@ static zg_status verify_sort(const zg_kernel *k) {
   return contiguous_args(k);
 }
 
+
+static bool is_shape(const zg_view *v, uint32_t rank, const int64_t *dim) {
+  bool ok = v->rank == rank;
+  for (uint32_t i = 0; i < rank && ok; i++) ok = v->dim[i] == dim[i];
+  return ok;
+}
+
+// Arguments from `q` on: q, k, v; [y, lse, dy]; [mask].
+static zg_status verify_attention_args(const zg_kernel *k, uint32_t at, bool grad) {
+  const zg_view *a = k->args, *q = &a[at], *key = &a[at + 1], *v = &a[at + 2];
+  bool ok = q->rank == 4 && key->rank == 4 && v->rank == 4 && key->dim[1] > 0 && q->dim[1] % key->dim[1] == 0;
+  const int64_t want_k[4] = {q->dim[0], key->dim[1], key->dim[2], q->dim[3]}, want_v[4] = {q->dim[0], key->dim[1], key->dim[2], v->dim[3]};
+  const int64_t want_y[4] = {q->dim[0], q->dim[1], q->dim[2], v->dim[3]}, want_m[4] = {q->dim[0], q->dim[1], q->dim[2], key->dim[2]};
+  ok = ok && is_shape(key, 4, want_k) && is_shape(v, 4, want_v) && is_shape(&a[grad ? at + 3 : 0], 4, want_y);
+  const zg_view *lse = &a[grad ? at + 4 : 1];
+  ok = ok && ((!grad && !lse->buf) || is_shape(lse, 3, want_y)) && (!grad || is_shape(&a[at + 5], 4, want_y));
+  const zg_view *res[3] = {q, key, v};
+  for (uint32_t i = 0; i < 3 && ok && grad; i++) ok = !a[i].buf || is_shape(&a[i], 4, res[i]->dim);
+  const uint32_t mask = at + (grad ? 6 : 3);
+  ok = ok && (k->n_args <= mask || is_shape(&a[mask], 4, want_m));
+  if (!ok) return zg_error(ZG_INVALID, "kernel \"%s\": the shapes of attention's arguments do not fit each other", k->label);
+  return NULL;
+}
+static zg_status verify_attention(const zg_kernel *k) {
+  ZG_TRY(n_args(k, 5, 6, 2));
+  return verify_attention_args(k, 2, false);
+}
+static zg_status verify_attention_grad(const zg_kernel *k) {
+  ZG_TRY(n_args(k, 9, 10, 3));
+  return verify_attention_args(k, 3, true);
+}
+
 static const zg_kernel_info infos[ZG_N_KERNELS] = {
     [ZG_K_LOOP] = {"loop", zg_loop_print, zg_loop_parse, zg_loop_verify},
     [ZG_K_MATMUL] = {"matmul", print_matmul, parse_matmul, verify_matmul},
@@ -149,6 +184,8 @@ static const zg_kernel_info infos[ZG_N_KERNELS] = {
     [ZG_K_SCATTER] = {"scatter", print_gather, parse_gather, verify_gather},
     [ZG_K_SCAN] = {"scan", print_scan, parse_scan, verify_scan},
     [ZG_K_SORT] = {"sort", print_sort, parse_sort, verify_sort},
+    [ZG_K_ATTENTION] = {"attention", print_attention, parse_attention, verify_attention},
+    [ZG_K_ATTENTION_GRAD] = {"attention_grad", print_attention, parse_attention, verify_attention_grad},
 };
 
 const zg_kernel_info *zg_kernel_info_of(zg_kernel_kind k) { return &infos[k]; }

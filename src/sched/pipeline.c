@@ -31,6 +31,7 @@ static zg_status each_graph(zg_pipeline *p, zg_status (*f)(const zg_graph *, zg_
 }
 
 static zg_status opt_simplify(zg_pipeline *p) { return each_graph(p, zg_pass_opt_simplify); }
+static zg_status opt_attention(zg_pipeline *p) { return each_graph(p, zg_pass_opt_attention); }
 static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
 
 static zg_status attach_loss(zg_pipeline *p) {
@@ -110,6 +111,7 @@ static zg_status plan_memory(zg_pipeline *p) { return zg_pass_plan_memory(p->sch
 static const pass pipeline[] = {
     // name             IR     optional needs                          gives            from
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
+    {"opt_attention",    false, true,  0,                               0,               ZG_RUN_FORWARD, opt_attention},
     {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},
     {"lower_autodiff",   false, false, ZG_PROP_LOSS,                    ZG_PROP_GRADS,   ZG_RUN_GRAD,    lower_autodiff},
     {"zero_split",       false, false, ZG_PROP_GRADS,                   0,               ZG_RUN_TRAIN,   zero_split},

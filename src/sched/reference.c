@@ -367,6 +367,50 @@ static void sort(const ref *r) {
       }
 }
 
+// ---- attention: the op's own evaluation, on row-major copies in double ----------------------------------------------------
+static int64_t strided(const zg_view *v, int64_t i) {
+  int64_t at = 0;
+  for (uint32_t d = v->rank; d-- > 0; i /= v->dim[d]) at += i % v->dim[d] * v->stride[d];
+  return at;
+}
+
+static zg_tensor dense(const ref *r, uint32_t arg) {
+  const zg_view *v = &r->k->args[arg];
+  const zg_dtype t = v->dtype == ZG_BOOL ? ZG_BOOL : ZG_F64;
+  zg_tensor x = {.type = zg_type_make(t, v->rank, v->dim)};
+  const int64_t n = zg_elems(&x.type);
+  x.data = zg_alloc((size_t)n * 8 + 8);
+  for (int64_t i = 0; i < n; i++) {
+    if (t == ZG_BOOL) zg_set_i64(t, x.data, i, get_int(r, arg, strided(v, i)));
+    else zg_set_f64(t, x.data, i, get(r, arg, strided(v, i)));
+  }
+  return x;
+}
+
+static zg_status attention(const ref *r, const zg_op *op) {
+  const zg_kernel *k = r->k;
+  const zg_attention_desc *d = k->desc;
+  const zg_flash_attr attr = {d->causal, d->offset, d->scale};
+  zg_tensor in[7] = {{{0}, NULL}}, out[3];
+  const uint32_t n_in = k->n_args - k->n_out;
+  for (uint32_t i = 0; i < n_in; i++) in[i] = dense(r, k->n_out + i);
+  const bool grad = op == &zg_op_flash_attention_grad;
+  for (uint32_t i = 0; i < k->n_out; i++) {
+    const int64_t y[4] = {in[0].type.dim[0], in[0].type.dim[1], in[0].type.dim[2], in[2].type.dim[3]};
+    out[i].type = grad ? in[i].type : zg_type_make(ZG_F64, i ? 3 : 4, y);
+    out[i].data = zg_alloc((size_t)zg_elems(&out[i].type) * 8 + 8);
+  }
+  zg_eval x = {.attr = &attr, .in = in, .n_in = n_in, .n_out = k->n_out, .out = out};
+  zg_status s = op->eval(&x);
+  for (uint32_t i = 0; i < k->n_out; i++) {
+    const zg_view *v = &k->args[i];
+    for (int64_t e = 0; e < zg_elems(&out[i].type) && v->buf; e++) set(r, i, strided(v, e), zg_get_f64(ZG_F64, out[i].data, e));
+    zg_free(out[i].data);
+  }
+  for (uint32_t i = 0; i < n_in; i++) zg_free(in[i].data);
+  return s;
+}
+
 zg_status zg_kernel_reference(const zg_kernel *k, void *const *base, zg_rand_state rand) {
   const ref r = {k, base};
   switch (k->kind) {
@@ -381,6 +425,8 @@ zg_status zg_kernel_reference(const zg_kernel *k, void *const *base, zg_rand_sta
     case ZG_K_SCATTER: return gather(&r, true);
     case ZG_K_SCAN: scan(&r); break;
     case ZG_K_SORT: sort(&r); break;
+    case ZG_K_ATTENTION: return attention(&r, &zg_op_flash_attention);
+    case ZG_K_ATTENTION_GRAD: return attention(&r, &zg_op_flash_attention_grad);
     case ZG_N_KERNELS: break;
   }
   return NULL;

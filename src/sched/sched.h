@@ -49,6 +49,8 @@ typedef enum {
   ZG_K_SCATTER,      // zg_gather_desc; args: out (holds base already), idx, updates
   ZG_K_SCAN,         // zg_scan_desc (cumsum); args: out, x
   ZG_K_SORT,         // zg_sort_desc (top-k, arg-reduce); args: values, indices, x; n_out = 2; a result not wanted has buf 0
+  ZG_K_ATTENTION,    // zg_attention_desc; args: y, lse, q, k, v [, mask]; n_out = 2; lse may have buf 0
+  ZG_K_ATTENTION_GRAD,   // zg_attention_desc; args: dq, dk, dv, q, k, v, y, lse, dy [, mask]; n_out = 3; a result not wanted: buf 0
   ZG_N_KERNELS
 } zg_kernel_kind;
 
@@ -62,6 +64,10 @@ typedef struct { int64_t spatial, kind; int64_t kernel[3], stride[3], pad_begin[
 typedef struct { int64_t mode, axis, batch, red; } zg_gather_desc;              // contiguous args; graph/core.h
 typedef struct { int64_t axis, exclusive, reverse; } zg_scan_desc;              // contiguous args
 typedef struct { int64_t axis, k, largest, arg, last; } zg_sort_desc;           // arg: arg-reduce (one result); contiguous args
+
+// q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E], y: [B,H,T,E], lse: [B,H,T], mask: [B,H,T,S] (bool or float), of any strides but the
+// results'. The arithmetic is flash_attention's (graph/core.h).
+typedef struct { int64_t causal, offset; double scale; } zg_attention_desc;
 
 typedef struct {
   zg_kernel_kind kind;

@@ -11,7 +11,7 @@
 
 static zg_status check_view(const zg_sched *s, const zg_kernel *k, uint32_t i) {
   const zg_view *v = &k->args[i];
-  if (v->buf == 0 && k->kind == ZG_K_SORT) return NULL;
+  if (v->buf == 0 && i < k->n_out && (k->kind == ZG_K_SORT || k->kind == ZG_K_ATTENTION || k->kind == ZG_K_ATTENTION_GRAD)) return NULL;
   if (v->buf == 0 || v->buf >= s->bufs.n) return zg_error(ZG_INVALID, "kernel \"%s\": argument %u names no buffer", k->label, i);
   const zg_buf *b = &s->bufs.at[v->buf];
   int64_t lo = v->offset, hi = v->offset;

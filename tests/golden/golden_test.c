@@ -70,6 +70,14 @@ static zg_status run_simplify(const zg_graph *g, const args *a, zg_graph **out) 
   (void)a;
   return zg_pass_opt_simplify(g, out);
 }
+static zg_status run_attention(const zg_graph *g, const args *a, zg_graph **out) {   // without what it leaves dead
+  (void)a;
+  zg_graph *raw;
+  ZG_TRY(zg_pass_opt_attention(g, &raw));
+  zg_status s = zg_pass_opt_simplify(raw, out);
+  zg_graph_free(raw);
+  return s;
+}
 static zg_status run_core(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;
   return zg_pass_lower_to_core(g, out);
@@ -96,7 +104,7 @@ static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   
 static const struct { const char *name; zg_status (*run)(const zg_graph *, const args *, zg_graph **); } passes[] = {
     {"attach_loss", run_loss},         {"lower_autodiff", run_autodiff}, {"attach_optimizer", run_optimizer},
     {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
-    {"print", run_none},
+    {"opt_attention", run_attention},  {"print", run_none},
 };
 
 // ---- files --------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,6 @@
 
 #include "graph/op/op_priv.h"
 
-typedef struct {
-  int64_t causal, offset, f64;
-  double scale, softcap;
-} attention_attr;  // f64: softmax in double
-
 // ---- softmax over rows that may be masked out ---------------------------------------------------
 static zg_status masked_softmax_infer(zg_infer *x) {
   ZG_TRY(zg_infer_arity(x, 1, 1));
@@ -61,9 +56,7 @@ static const zg_op op_masked_softmax = {.name = "masked_softmax",
                                         ZG_CASES(masked_softmax_cases)};
 
 // ---- attention ----------------------------------------------------------------------------------
-static zg_status attention_infer(zg_infer *x) {
-  ZG_TRY(zg_infer_arity(x, 3, 4));
-  const zg_type *q = x->in[0], *k = x->in[1], *v = x->in[2], *m = x->n_in > 3 ? x->in[3] : NULL;
+zg_status zg__attention_result(const zg_type *q, const zg_type *k, const zg_type *v, const zg_type *m, zg_type *out) {
   const bool ok = q->rank == 4 && k->rank == 4 && v->rank == 4 && zg_dtype_is_float(q->dtype) &&
                   k->dtype == q->dtype && v->dtype == q->dtype && k->dim[0] == q->dim[0] &&
                   v->dim[0] == q->dim[0] && k->dim[3] == q->dim[3] && k->dim[1] == v->dim[1] &&
@@ -71,8 +64,8 @@ static zg_status attention_infer(zg_infer *x) {
   if (!ok)
     return zg_error(ZG_INVALID, "q %s, k %s and v %s do not fit (want [B,H,T,D], [B,K,S,D], [B,K,S,E])",
                     zg_type_text(q), zg_type_text(k), zg_type_text(v));
-  x->out[0] = *q;
-  x->out[0].dim[3] = v->dim[3];
+  *out = *q;
+  out->dim[3] = v->dim[3];
   if (!m) return NULL;
   zg_type scores = *q, both;
   scores.dim[3] = k->dim[2];
@@ -85,11 +78,16 @@ static zg_status attention_infer(zg_infer *x) {
   return NULL;
 }
 
+static zg_status attention_infer(zg_infer *x) {
+  ZG_TRY(zg_infer_arity(x, 3, 4));
+  return zg__attention_result(x->in[0], x->in[1], x->in[2], x->n_in > 3 ? x->in[3] : NULL, &x->out[0]);
+}
+
 typedef struct {
   zg_val raw, capped, masked, probs, y;
 } attended;  // scores are [B,H,T,S]
 
-static zg_val mask_scores(zg_builder *b, const attention_attr *a, zg_val s, zg_val mask) {
+static zg_val mask_scores(zg_builder *b, const zg_attention_attr *a, zg_val s, zg_val mask) {
   const zg_type t = *zg_b_type(b, s);
   const zg_val minus_inf = zg_b_like(b, s, -INFINITY);
   if (zg_is(mask))
@@ -102,7 +100,7 @@ static zg_val mask_scores(zg_builder *b, const attention_attr *a, zg_val s, zg_v
   return s;
 }
 
-static attended attend(zg_builder *b, const attention_attr *a, zg_val q, zg_val k, zg_val v, zg_val mask) {
+static attended attend(zg_builder *b, const zg_attention_attr *a, zg_val q, zg_val k, zg_val v, zg_val mask) {
   const zg_type tq = *zg_b_type(b, q), tk = *zg_b_type(b, k), tv = *zg_b_type(b, v);
   const int64_t bs = tq.dim[0], h = tq.dim[1], t = tq.dim[2], kh = tk.dim[1], s = tk.dim[2];
   const bool grouped = h != kh;
@@ -134,9 +132,9 @@ static zg_status attention_lower(zg_lower *x) {
 }
 
 static const zg_attr_field attention_fields[] = {
-    ZG_FIELD(INT, attention_attr, causal, 0),    ZG_FIELD(INT, attention_attr, offset, 0),
-    ZG_FIELD(INT, attention_attr, f64, 0),       ZG_FIELD(FLOAT, attention_attr, scale, 1),
-    ZG_FIELD(FLOAT, attention_attr, softcap, 0),
+    ZG_FIELD(INT, zg_attention_attr, causal, 0),    ZG_FIELD(INT, zg_attention_attr, offset, 0),
+    ZG_FIELD(INT, zg_attention_attr, f64, 0),       ZG_FIELD(FLOAT, zg_attention_attr, scale, 1),
+    ZG_FIELD(FLOAT, zg_attention_attr, softcap, 0),
 };
 #define QKV(q, k, v)                                                      \
   "%1 = input name=\"q\" type=f64" q "\n%2 = input name=\"k\" type=f64" k \
@@ -166,8 +164,8 @@ static const zg_op_case attention_cases[] = {
          MASK("bool[2,3]") "%5 = attention %1, %2, %3, %4\noutput value \"y\" %5",
      .data = "m: 1 0 1 0 0 0"},
 };
-static const zg_op op_attention = {.name = "attention",
-                                   ZG_ATTRS(attention_attr, attention_fields),
+const zg_op zg_op_attention = {.name = "attention",
+                                   ZG_ATTRS(zg_attention_attr, attention_fields),
                                    .n_out = 1,
                                    .infer = attention_infer,
                                    .lower = attention_lower,
@@ -220,7 +218,7 @@ static zg_val narrow(zg_builder *b, zg_val mask, zg_val cond) {
 
 // nonpad_kv_seqlen (keys in use per batch) and sliding windows become masks; with the former, causal too
 // (offset per batch).
-static zg_val other_masks(zg_onnx_node *n, attention_attr *a, zg_val mask, const zg_type *scores) {
+static zg_val other_masks(zg_onnx_node *n, zg_attention_attr *a, zg_val mask, const zg_type *scores) {
   zg_builder *b = n->b;
   const zg_val used = zg_onnx_in(n, 6), j = zg__index_along(b, scores, 3, 0);
   zg_val i = zg__index_along(b, scores, 2, (double)a->offset);
@@ -246,7 +244,7 @@ static zg_status import_attention(zg_onnx_node *n) {
   ZG_TRY(heads_of(n, 0, zg_onnx_int(n, "q_num_heads", 0), &q));
   ZG_TRY(heads_of(n, 1, zg_onnx_int(n, "kv_num_heads", 0), &k));
   ZG_TRY(heads_of(n, 2, zg_onnx_int(n, "kv_num_heads", 0), &v));
-  attention_attr a = {.causal = zg_onnx_int(n, "is_causal", 0), .softcap = zg_onnx_float(n, "softcap", 0)};
+  zg_attention_attr a = {.causal = zg_onnx_int(n, "is_causal", 0), .softcap = zg_onnx_float(n, "softcap", 0)};
   a.scale = zg_onnx_float(n, "scale", 1 / sqrt((double)ZG_MAX(1, zg_b_type(b, q)->dim[3])));
   a.f64 = zg_onnx_int(n, "softmax_precision", 1) == 11;  // TensorProto.DOUBLE; f32 is the least that is used
   if (zg_is(zg_onnx_in(n, 4)) != zg_is(zg_onnx_in(n, 5)))
@@ -271,7 +269,7 @@ static zg_status import_attention(zg_onnx_node *n) {
     n->out[3] = zg__cast_like(b, (zg_val[]){r.raw, r.capped, r.masked, r.probs}[mode], q);
     y = r.y;
   } else {
-    y = zg_emit1(b, &op_attention, &a, (zg_val[]){q, k, v, mask}, zg_is(mask) ? 4 : 3);
+    y = zg_emit1(b, &zg_op_attention, &a, (zg_val[]){q, k, v, mask}, zg_is(mask) ? 4 : 3);
   }
   n->out[0] = flat ? merge_heads(b, y) : y;
   if (n->n_out > 1) n->out[1] = k;
@@ -302,11 +300,11 @@ static zg_status import_multi_head_attention(zg_onnx_node *n) {
     at += t.dim[2];
     x[i] = split_heads(b, x[i], heads);
   }
-  attention_attr a = {.causal = zg_onnx_int(n, "unidirectional", 0)};
+  zg_attention_attr a = {.causal = zg_onnx_int(n, "unidirectional", 0)};
   a.scale = zg_onnx_float(n, "scale", 0);
   if (a.scale == 0) a.scale = 1 / sqrt((double)ZG_MAX(1, zg_b_type(b, x[0])->dim[3]));
   const zg_val bias = zg_onnx_in(n, 5);
-  const zg_val y = zg_emit1(b, &op_attention, &a, (zg_val[]){x[0], x[1], x[2], bias}, zg_is(bias) ? 4 : 3);
+  const zg_val y = zg_emit1(b, &zg_op_attention, &a, (zg_val[]){x[0], x[1], x[2], bias}, zg_is(bias) ? 4 : 3);
   n->out[0] = merge_heads(b, y);
   for (uint32_t i = 1; i < ZG_MIN(n->n_out, 3u); i++) n->out[i] = x[i];
   return NULL;
@@ -393,6 +391,6 @@ static const zg_onnx_row rows[] = {
     {"RotaryEmbedding", "com.microsoft", 1, 0, import_rotary_ms},
     {"MultiHeadAttention", "com.microsoft", 1, 0, import_multi_head_attention, NULL, 8},
 };
-static const zg_op *const ops[] = {&op_attention, &op_masked_softmax};
+static const zg_op *const ops[] = {&zg_op_attention, &op_masked_softmax};
 const zg_family zg_family_attention = {
     .name = "attention", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

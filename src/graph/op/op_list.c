@@ -15,6 +15,7 @@ extern const zg_family zg_family_softmax;
 extern const zg_family zg_family_norm;
 extern const zg_family zg_family_loss;
 extern const zg_family zg_family_attention;
+extern const zg_family zg_family_flash;
 extern const zg_family zg_family_einsum;
 extern const zg_family zg_family_activation;
 extern const zg_family zg_family_recurrent;
@@ -38,6 +39,7 @@ const zg_family *const zg_families[] = {
     &zg_family_norm,
     &zg_family_loss,
     &zg_family_attention,
+    &zg_family_flash,
     &zg_family_einsum,
     &zg_family_activation,
     &zg_family_recurrent,

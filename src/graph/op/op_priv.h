@@ -56,3 +56,5 @@ zg_val zg__matmul(zg_builder *b, zg_val x, zg_val y, bool ta, bool tb);
 zg_val zg__coerce_2d(zg_builder *b, zg_val x, int64_t axis);
 // i64 tensor that is 1 long everywhere except along `axis`, where it counts from `start`; rank as t's.
 zg_val zg__index_along(zg_builder *b, const zg_type *t, int64_t axis, double start);
+// Type of the result of attention over q, k, v and a mask (NULL: none); fails naming the operands that do not fit.
+zg_status zg__attention_result(const zg_type *q, const zg_type *k, const zg_type *v, const zg_type *mask, zg_type *out);

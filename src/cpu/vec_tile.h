@@ -1,0 +1,164 @@
+// Part of vec.c: bodies on small f32 matrices that sit in the first caches. Attention is made of them.
+//
+// A matrix has a row stride (ld) of a multiple of 16 floats and whole vectors in each row, so that no body has a masked tail. The
+// product keeps TILE_MR x 2 vectors of C in registers; A is read by broadcasts, which may have any strides.
+#pragma once
+#include <stdbool.h>
+#include "cpu/vec_math.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { TILE_MR = 8, TILE_W = 16 };
+typedef float tile_v __attribute__((vector_size(64), aligned(4)));
+#elif defined(__AVX__)
+enum { TILE_MR = 4, TILE_W = 8 };
+typedef float tile_v __attribute__((vector_size(32), aligned(4)));
+#else
+enum { TILE_MR = 4, TILE_W = 4 };
+typedef float tile_v __attribute__((vector_size(16), aligned(4)));
+#endif
+
+typedef struct { int64_t k, rs, cs, ldb, ldc; bool add; } tile_shape;
+
+// C[mr, nv * W] (+)= A B
+static inline __attribute__((always_inline)) void tile_block(const int mr, const int nv, const tile_shape *s, const float *a,
+                                                             const float *b, float *c) {
+  tile_v acc[TILE_MR][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) acc[i][j] = s->add ? *(const tile_v *)(c + i * s->ldc + j * TILE_W) : (tile_v){0};
+  for (int64_t p = 0; p < s->k; p++) {
+    const float *row = b + p * s->ldb, *col = a + p * s->cs;
+    tile_v y[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) y[j] = *(const tile_v *)(row + j * TILE_W);
+#pragma GCC unroll 8
+    for (int i = 0; i < mr; i++) {
+      const float x = col[i * s->rs];
+#pragma GCC unroll 2
+      for (int j = 0; j < nv; j++) acc[i][j] += x * y[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < mr; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) *(tile_v *)(c + i * s->ldc + j * TILE_W) = acc[i][j];
+}
+
+static void tile_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b, int64_t ldb,
+                      float *c, int64_t ldc, bool add) {
+  const tile_shape s = {k, rs, cs, ldb, ldc, add};
+  for (int64_t j = 0; j < n;) {
+    const bool two = n - j >= 2 * TILE_W;
+    for (int64_t i = 0; i < m; i += TILE_MR) {
+      if (two) tile_block(TILE_MR, 2, &s, a + i * rs, b + j, c + i * ldc + j);
+      else tile_block(TILE_MR, 1, &s, a + i * rs, b + j, c + i * ldc + j);
+    }
+    j += two ? 2 * TILE_W : TILE_W;
+  }
+}
+
+#if defined(__AVX512F__)
+// 16 x 16: pairs of rows, pairs of pairs, then the 128-bit lanes across the four groups.
+static void transpose16(const float *src, int64_t ld, float *dst, int64_t ldd) {
+  __m512 r[16], t[16];
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(src + i * ld);
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d lo0 = _mm512_castps_pd(t[i]), hi0 = _mm512_castps_pd(t[i + 1]), lo1 = _mm512_castps_pd(t[i + 2]),
+                  hi1 = _mm512_castps_pd(t[i + 3]);
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
+    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
+  }
+  for (int c = 0; c < 4; c++) {
+    const __m512 a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd),
+                 e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88), f = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    _mm512_storeu_ps(dst + c * ldd, _mm512_shuffle_f32x4(a, e, 0x88));
+    _mm512_storeu_ps(dst + (4 + c) * ldd, _mm512_shuffle_f32x4(b, f, 0x88));
+    _mm512_storeu_ps(dst + (8 + c) * ldd, _mm512_shuffle_f32x4(a, e, 0xdd));
+    _mm512_storeu_ps(dst + (12 + c) * ldd, _mm512_shuffle_f32x4(b, f, 0xdd));
+  }
+}
+#else
+static void transpose16(const float *src, int64_t ld, float *dst, int64_t ldd) {
+  for (int j = 0; j < 16; j++)
+    for (int i = 0; i < 16; i++) dst[j * ldd + i] = src[i * ld + j];
+}
+#endif
+
+static void tile_transpose(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd) {
+  for (int64_t i = 0; i < m; i += 16)
+    for (int64_t j = 0; j < n; j += 16) transpose16(src + i * ld + j, ld, dst + j * ldd + i, ldd);
+}
+
+// Sixteen partial results, which the compiler keeps in vectors.
+#define TILE_FOLD(part, step)                    \
+  for (int64_t j = 0; j + 16 <= n; j += 16)      \
+    for (int q = 0; q < 16; q++) { step(part[q], j + q); } \
+  for (int64_t j = n & ~(int64_t)15; j < n; j++) { step(part[j & 15], j); }
+
+static float row_max(int64_t n, const float *x) {
+  float part[16], best;
+  for (int q = 0; q < 16; q++) part[q] = -INFINITY;
+#define STEP(p, j) p = x[j] > p ? x[j] : p
+  TILE_FOLD(part, STEP)
+#undef STEP
+  best = part[0];
+  for (int q = 1; q < 16; q++) best = part[q] > best ? part[q] : best;
+  return best;
+}
+
+static float row_sum(int64_t n, const float *x) {
+  float part[16] = {0}, sum = 0;
+#define STEP(p, j) p += x[j]
+  TILE_FOLD(part, STEP)
+#undef STEP
+  for (int q = 0; q < 16; q++) sum += part[q];
+  return sum;
+}
+
+static void row_exp(int64_t n, float *x, float scale, float shift) {
+  for (int64_t i = 0; i < (n + 15) / 16 * 16; i++) x[i] = m_exp(x[i] * scale - shift);
+}
+
+static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep) {
+  for (int64_t i = 0; i < m; i++, s += ld) {
+    const float old = max[i], here = row_max(n, s) * scale, now = here > old ? here : old;
+    const float shift = now == -INFINITY ? 0.0f : now;
+    keep[i] = old == -INFINITY ? 0.0f : m_exp(old - shift);
+    row_exp(n, s, scale, shift);
+    sum[i] = sum[i] * keep[i] + row_sum(n, s);
+    max[i] = now;
+  }
+}
+
+static void tile_weights(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse) {
+  for (int64_t i = 0; i < m; i++) row_exp(n, s + i * ld, scale, lse[i]);
+}
+
+static void tile_dscores(int64_t m, int64_t n, const float *p, float *dp, int64_t ld, const float *delta, float scale) {
+  for (int64_t i = 0; i < m; i++, p += ld, dp += ld) {
+    const float d = delta[i];
+    for (int64_t j = 0; j < n; j++) dp[j] = p[j] * (dp[j] - d) * scale;
+  }
+}
+
+static void tile_scale_rows(int64_t m, int64_t n, float *c, int64_t ld, const float *by) {
+  for (int64_t i = 0; i < m; i++, c += ld) {
+    const float k = by[i];
+    if (k == 1.0f) continue;
+    for (int64_t j = 0; j < n; j++) c[j] *= k;
+  }
+}
+
+static float tile_dot(int64_t n, const float *x, const float *y) {
+  float part[16] = {0}, sum = 0;
+#define STEP(p, j) p += x[j] * y[j]
+  TILE_FOLD(part, STEP)
+#undef STEP
+  for (int q = 0; q < 16; q++) sum += part[q];
+  return sum;
+}
