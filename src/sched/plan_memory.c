@@ -2,15 +2,9 @@
 //   - persistent buffers stand first, one after the other; each segment's others are packed above them, so that segments share
 //     that region (they never run at once)
 //   - a loop's result takes the place of an operand that dies there, where the loop allows it (zg_loop_may_alias)
-//   - packing: largest first at the lowest free offset, in several orders; the best is kept. Why not first-fit in time order, as
-//     a run-time allocator does: it fragments (measured 5-20 % above the bound on exported models). Offline packing is
-//     NP-hard (dynamic storage allocation, Garey & Johnson SR2); greedy by size is within 1 % of the bound in practice
-//     (Pisarchyk & Lee 2020, "Efficient Memory Management for Deep Neural Net Inference", section 4)
-//   - lower bound: the largest sum of bytes alive at one step
-// Cost: quadratic in the buffers of a segment in the worst case.
-#include <stdlib.h>
-
+//   - packing: pack.c; lower bound: the largest sum of bytes alive at one step
 #include "sched/loop.h"
+#include "sched/pack.h"
 #include "sched/sched.h"
 
 // ---- lifetimes ----------------------------------------------------------------------------------------------------
@@ -71,10 +65,9 @@ bool zg_loop_may_alias(const zg_kernel *k, uint32_t out, uint32_t in) {
   return true;
 }
 
-// ---- packing ------------------------------------------------------------------------------------------------------
+// ---- places -------------------------------------------------------------------------------------------------------
 
-typedef struct { uint64_t bytes, offset; uint32_t first, last, same_as; } slot;   // same_as: slot it shares a place with, or 0
-typedef struct { zg_sched *s; slot *slots; uint32_t *order, n; } packer;
+typedef struct { uint64_t bytes; uint32_t first, last, same_as; } slot;   // same_as: slot it shares a place with, or 0
 
 static uint32_t find(slot *s, uint32_t b) {
   while (s[b].same_as) b = s[b].same_as;
@@ -101,83 +94,10 @@ static void share_places(zg_sched *s, slot *slots) {
   }
 }
 
-typedef struct { uint64_t at, end; } gap_span;
-static int by_offset(const void *a, const void *b) {
-  const gap_span *x = a, *y = b;
-  return x->at < y->at ? -1 : x->at > y->at;
-}
-
-static uint64_t pack(packer *p, uint64_t base, uint64_t stop_at) {
-  gap_span *busy = zg_alloc(sizeof *busy * (p->n + 1));
-  uint64_t top = base;
-  for (uint32_t i = 0; i < p->n && top < stop_at; i++) {
-    slot *x = &p->slots[p->order[i]];
-    uint32_t n_busy = 0;
-    for (uint32_t j = 0; j < i; j++) {
-      const slot *y = &p->slots[p->order[j]];
-      if (y->first <= x->last && x->first <= y->last) busy[n_busy++] = (gap_span){y->offset, y->offset + y->bytes};
-    }
-    qsort(busy, n_busy, sizeof *busy, by_offset);
-    uint64_t at = base;
-    for (uint32_t j = 0; j < n_busy && busy[j].at < at + x->bytes; j++)
-      if (busy[j].end > at) at = busy[j].end;
-    x->offset = at;
-    top = ZG_MAX(top, at + x->bytes);
-  }
-  zg_free(busy);
-  return top;
-}
-
-typedef enum { BY_BYTES, BY_LIFE, BY_AREA, N_SORTS } sort_key;
-typedef struct { const slot *slots; sort_key key; } sort_by;
-
-static uint64_t key_of(const slot *x, sort_key k) {
-  uint64_t life = x->last - x->first + 1;
-  return k == BY_BYTES ? x->bytes : k == BY_LIFE ? life : x->bytes * life;
-}
-
-static int compare(const void *a, const void *b, void *context) {
-  const sort_by *by = context;
-  const slot *x = &by->slots[*(const uint32_t *)a], *y = &by->slots[*(const uint32_t *)b];
-  uint64_t kx = key_of(x, by->key), ky = key_of(y, by->key);
-  if (kx != ky) return kx > ky ? -1 : 1;
-  if (x->bytes != y->bytes) return x->bytes > y->bytes ? -1 : 1;
-  return x->first < y->first ? -1 : x->first > y->first ? 1 : (x > y) - (x < y);
-}
-
-static uint64_t lower_bound(const packer *p, size_t n_steps) {
-  int64_t *delta = zg_alloc(sizeof *delta * (n_steps + 2));
-  for (uint32_t i = 0; i < p->n; i++) {
-    const slot *x = &p->slots[p->order[i]];
-    delta[x->first] += (int64_t)x->bytes;
-    delta[x->last + 1] -= (int64_t)x->bytes;
-  }
-  int64_t live = 0, most = 0;
-  for (size_t i = 0; i <= n_steps; i++) {
-    live += delta[i];
-    most = ZG_MAX(most, live);
-  }
-  zg_free(delta);
-  return (uint64_t)most;
-}
-
-// Packs in several orders and writes the offsets of the best to the buffers.
-static uint64_t best_packing(packer *p, uint64_t base, uint64_t bound) {
-  uint64_t best = UINT64_MAX;
-  for (sort_key k = BY_BYTES; k < N_SORTS && best > base + bound; k++) {
-    sort_by by = {p->slots, k};
-    qsort_r(p->order, p->n, sizeof *p->order, compare, &by);
-    uint64_t top = pack(p, base, best);
-    if (top >= best) continue;
-    best = top;
-    for (uint32_t i = 0; i < p->n; i++) p->s->bufs.at[p->order[i]].offset = p->slots[p->order[i]].offset;
-  }
-  return p->n ? best : base;
-}
-
 static void plan_space(zg_sched *s, uint8_t space, slot *slots, zg_arena *mem) {
   uint64_t base = 0;
-  packer p = {.s = s, .slots = slots, .order = ZG_NEW_N(mem, uint32_t, s->bufs.n)};
+  uint32_t *ids = ZG_NEW_N(mem, uint32_t, s->bufs.n), n = 0;
+  zg_pack_item *items = ZG_NEW_N(mem, zg_pack_item, s->bufs.n);
   for (uint32_t b = 1; b < s->bufs.n; b++) {
     zg_buf *x = &s->bufs.at[b];
     if (x->space != space) continue;
@@ -185,12 +105,13 @@ static void plan_space(zg_sched *s, uint8_t space, slot *slots, zg_arena *mem) {
       x->offset = base;
       base += slots[b].bytes;
     } else if (slots[b].first != UINT32_MAX && !slots[b].same_as) {
-      p.order[p.n++] = b;
+      items[n] = (zg_pack_item){.bytes = slots[b].bytes, .first = slots[b].first, .last = slots[b].last};
+      ids[n++] = b;
     }
   }
-  uint64_t bound = lower_bound(&p, s->steps.n);
-  s->lower_bound[space] = base + bound;
-  s->arena_bytes[space] = best_packing(&p, base, bound);
+  s->lower_bound[space] = base + zg_pack_bound(items, n);
+  s->arena_bytes[space] = base + zg_pack(items, n);
+  for (uint32_t i = 0; i < n; i++) s->bufs.at[ids[i]].offset = base + items[i].offset;
 }
 
 zg_status zg_pass_plan_memory(zg_sched *s) {
