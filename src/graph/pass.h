@@ -49,7 +49,7 @@ typedef struct {
   bool nesterov;
   const zg_opt_group *groups; uint32_t n_groups;
   double clip;                   // global L2 norm; 0: none
-  // Gradients of a rank are shards of the whole ones: the squared norm is the sum of column 0 of state `sums`: f32[ranks,2].
+  // Gradients of a rank are shards of the whole ones: the squared norm is the sum of column 0 of state `sums`: f32[ranks,3].
   const char *sums;              // NULL: the gradients are whole, their norm is computed here
   int64_t ranks;
 } zg_opt_spec;

@@ -240,7 +240,29 @@ static zg_status open_device(zg_session *s) {
   const zg_device_vtable *vt = &zg_device_cpu;   // also for plans: its kernels' scratch is part of them
   if (s->cfg->device == ZG_CFG_DEVICE_CUDA)
     return zg_error(ZG_UNSUPPORTED, "device: cuda is not in this build; use device: cpu");
-  return vt->open(s->cfg->threads == ZG_UNSET ? 0 : (int)s->cfg->threads, &s->device);
+  int threads = s->cfg->threads == ZG_UNSET ? 0 : (int)s->cfg->threads;
+  if (!threads && s->o.comm && s->o.comm->local_world > 1) {
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    threads = (int)ZG_MAX(1, cores / (long)s->o.comm->local_world);
+  }
+  return vt->open(threads, &s->device);
+}
+
+// Hash of what the ranks must agree on about the model: its tensors' names, types and places.
+static uint64_t model_hash(const zg_session *s) {
+  uint64_t h = 0;
+  for (uint32_t i = 0; i < zg_onnx_n_tensors(s->model); i++) {
+    const zg_onnx_tensor_info *t = zg_onnx_tensor_at(s->model, i);
+    h = zg_hash(t->name, strlen(t->name), h);
+    h = zg_hash(&t->type, sizeof t->type, h);
+  }
+  return h;
+}
+
+static zg_status meet_ranks(zg_session *s) {
+  const zg_comm_identity mine = {.model = model_hash(s), .config = zg_config_hash(s->cfg), .collectives = zg_comm_sequence_hash(zg_session_sched(s))};
+  ZG_TRY(zg_comm_compare(s->o.comm, &mine));
+  return zg_exec_attach(s->program, s->o.comm);
 }
 
 static zg_status prepare(zg_session *s) {
@@ -252,7 +274,8 @@ static zg_status prepare(zg_session *s) {
   }
   if (s->o.no_device) return NULL;
   ZG_TRY(s->device->vt->prepare(s->device, d, &s->program));
-  return load_weights(s);
+  ZG_TRY(load_weights(s));
+  return s->o.comm ? meet_ranks(s) : NULL;
 }
 
 static zg_status open_parts(zg_session *s) {
@@ -277,6 +300,7 @@ zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_
   zg_session *s = zg_alloc(sizeof *s);
   s->cfg = cfg;
   s->o = *o;
+  if (o->comm) s->o.rank = o->comm->rank, s->o.world = o->comm->world;
   zg_status status = open_parts(s);
   if (status) {
     zg_session_close(s);
@@ -290,6 +314,7 @@ void zg_session_close(zg_session *s) {
   if (!s) return;
   for (size_t i = 0; i < s->feeds.n; i++)
     if (s->feeds.at[i].host) zg_free_big(s->feeds.at[i].host, zg_type_bytes(&s->feeds.at[i].type) + 1);
+  zg_exec_detach(s->program);
   if (s->program) s->device->vt->program_free(s->program);
   if (s->device) s->device->vt->close(s->device);
   zg_pipeline_fini(&s->pipe);

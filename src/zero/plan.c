@@ -169,19 +169,3 @@ zg_zero_traffic zg_zero_traffic_of(const zg_zero *z, const zg_sched *s) {
   }
   return t;
 }
-
-uint64_t zg_zero_hash(const zg_sched *s) {
-  uint64_t h = zg_hash(&s->world, sizeof s->world, 0);
-  for (size_t g = 0; g < s->segments.n; g++) {
-    const zg_segment *seg = &s->segments.at[g];
-    h = zg_hash(seg->name, strlen(seg->name), h);
-    for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
-      const zg_step *p = &s->steps.at[i];
-      if (p->kind < ZG_STEP_GATHER || p->kind > ZG_STEP_BROADCAST) continue;
-      const zg_buf *a = &s->bufs.at[p->a];
-      const uint64_t what[] = {p->kind, (uint64_t)p->n, a->dtype, p->stream, p->peer};
-      h = zg_hash(a->name, strlen(a->name), zg_hash(what, sizeof what, h));
-    }
-  }
-  return h;
-}

@@ -183,7 +183,7 @@ static void after_update(reducer *r) {
   zg_sched *s = r->s;
   const zg_segment *g = zg_sched_find_segment(s, "update");
   const uint32_t mine = zg_sched_find_buf(s, ZG_ZERO_MINE), all = zg_sched_find_buf(s, ZG_ZERO_ALL), end = g->first + g->n - 1;
-  zg__edit_after(&r->edit, last_writer(s, g, mine), collective(ZG_STEP_GATHER, all, 0, mine, 0, 2, ZG_PHASE_UPDATE));
+  zg__edit_after(&r->edit, last_writer(s, g, mine), collective(ZG_STEP_GATHER, all, 0, mine, 0, ZG_ZERO_COLUMNS, ZG_PHASE_UPDATE));
   for (size_t i = 0; i < r->z->parts.n; i++) {
     const zg_zero_part *p = &r->z->parts.at[i];
     if (!p->buf || p->n == 0) continue;

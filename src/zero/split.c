@@ -1,6 +1,7 @@
 // zero_split: turns a graph with gradients into the parts of a step spread over N ranks.
 //   main    forward and backward; results ZG_OUT_GRAD in f32, one for each trainable tensor; adds its loss to "@loss.sum"
-//   norm    sum of squares of this rank's gradient shards, and its mean loss, to "@sums"; the ranks exchange those
+//   norm    sum of squares of this rank's gradient shards, its mean loss and whether it was asked to stop ("@stop"), to "@sums";
+//           the ranks exchange those; results "@loss" (mean) and "@stopped" (how many)
 //   update  leaves only, in the shape of what the optimizer works on (whole in stage 0, else f32[shard]); the optimizer is
 //           attached to it like to any graph, so that its kernels know nothing of ranks
 // Leaves of one name are one buffer in the schedule; zero_partition moves the shard-shaped views to their place in it.
@@ -78,7 +79,7 @@ static zg_status make_main(const zg_zero *z, const zg_graph *g, zg_graph **out) 
 static zg_status make_norm(const zg_zero *z, const zg_graph *g, zg_graph **out) {
   zg_builder *b = zg_builder_new();
   zg_builder_origin(b, (zg_origin){NULL, "update"});
-  const int64_t one = 1, two = 2;
+  const int64_t one = 1, columns = ZG_ZERO_COLUMNS;
   zg_val sum = {0};
   for (size_t i = 0; i < g->outputs.n && !zg_builder_failed(b); i++) {
     const zg_output *o = &g->outputs.at[i];
@@ -89,8 +90,10 @@ static zg_status make_norm(const zg_zero *z, const zg_graph *g, zg_graph **out) 
     sum = zg_is(sum) ? zg_add(b, sum, part) : part;
   }
   const zg_val loss = zg_mul_k(b, scalar_state(b, ZG_ZERO_LOSS, 0, NULL), 1.0 / (double)z->o.micro_steps);
-  const zg_val both[2] = {zg_b_reshape(b, sum, &one, 1), zg_b_reshape(b, loss, &one, 1)};
-  zg_builder_output(b, ZG_OUT_UPDATE, ZG_ZERO_MINE, zg_b_concat(b, both, 2, 0), scalar_state(b, ZG_ZERO_MINE, 1, &two));
+  const zg_type scalar = zg_type_scalar(ZG_F32);
+  const zg_val stop = zg_b_input(b, "@stop", &scalar);
+  const zg_val all[ZG_ZERO_COLUMNS] = {zg_b_reshape(b, sum, &one, 1), zg_b_reshape(b, loss, &one, 1), zg_b_reshape(b, stop, &one, 1)};
+  zg_builder_output(b, ZG_OUT_UPDATE, ZG_ZERO_MINE, zg_b_concat(b, all, ZG_ZERO_COLUMNS, 0), scalar_state(b, ZG_ZERO_MINE, 1, &columns));
   return zg_builder_finish(b, out);
 }
 
@@ -106,10 +109,12 @@ static zg_status make_update(const zg_zero *z, const zg_graph *g, zg_graph **out
     zg_builder_output(b, ZG_OUT_GRAD, o->name, gradient(b, o->name, &a.type), param);
   }
   zg_builder_origin(b, (zg_origin){NULL, "update"});
-  const int64_t dim[2] = {z->o.world, 2};
-  const zg_val losses = zg_b_slice1(b, scalar_state(b, ZG_ZERO_ALL, 2, dim), 1, 1, 1);
+  const int64_t dim[2] = {z->o.world, ZG_ZERO_COLUMNS};
+  const zg_val all = scalar_state(b, ZG_ZERO_ALL, 2, dim);
+  const zg_val losses = zg_b_slice1(b, all, 1, 1, 1), stops = zg_b_slice1(b, all, 1, 2, 1);
   const zg_val mean = zg_mul_k(b, zg_b_reduce_all(b, ZG_RED_SUM, losses), 1.0 / (double)z->o.world);
   zg_builder_output(b, ZG_OUT_VALUE, "@loss", mean, (zg_val){0});
+  zg_builder_output(b, ZG_OUT_VALUE, "@stopped", zg_b_reduce_all(b, ZG_RED_SUM, stops), (zg_val){0});
   zg_builder_props(b, ZG_PROP_GRADS);
   return zg_builder_finish(b, out);
 }

@@ -73,7 +73,7 @@ bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero
 // ---- what a schedule sends ----------------------------------------------------------------------------------------------
 typedef struct {
   uint64_t all_reduce, reduce_scatter, gather, broadcast;   // bytes that this rank sends
-  uint64_t scalars;                                         // of these: norm and loss, not part of the table's formula
+  uint64_t scalars;                                         // of these: norm, loss and stop, not part of the table's formula
   uint64_t n_collectives;
 } zg_zero_traffic;
 // Of one update: k micro-steps and the update. All-reduce of n elements: 2 (N - 1) / N n; the others (N - 1) / N of the whole.
@@ -87,5 +87,3 @@ typedef struct {
 zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s);
 // Bytes of the persistent buffers by role, all spaces.
 void zg_zero_at_rest(const zg_sched *s, uint64_t by_role[ZG_N_BUF_ROLES]);
-// Hash of the sequence of collectives (kind, sizes, tensor names), equal on all ranks: compared before step 0.
-uint64_t zg_zero_hash(const zg_sched *s);

@@ -11,8 +11,9 @@ struct zg_zero {
 };
 
 // Names of the buffers that are not the model's.
-#define ZG_ZERO_MINE "@sums"       // f32[2]: this rank's squared gradient norm (its shards), mean loss of its micro-steps
-#define ZG_ZERO_ALL "@sums.all"    // f32[N,2]: those of all ranks
+#define ZG_ZERO_MINE "@sums"       // f32[3]: this rank's squared gradient norm (its shards), mean loss, "@stop"
+#define ZG_ZERO_ALL "@sums.all"    // f32[N,3]: those of all ranks
+enum { ZG_ZERO_COLUMNS = 3 };
 #define ZG_ZERO_LOSS "@loss.sum"   // f32[]: losses of the micro-steps so far
 
 static inline int64_t zg__zero_lo(const zg_zero *z, const zg_zero_part *p) { return p->shard * z->o.rank; }

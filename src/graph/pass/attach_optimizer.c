@@ -172,7 +172,7 @@ static const zg_opt_group *group_of(const zg_opt_spec *o, const char *name) {
 
 static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
   if (o->sums) {
-    const int64_t dim[2] = {o->ranks, 2};
+    const int64_t dim[2] = {o->ranks, 3};
     const zg_state_attr all = {.name = o->sums, .type = zg_type_make(ZG_F32, 2, dim), .role = ZG_STATE_SCALAR};
     return zg_b_reduce_all(b, ZG_RED_SUM, zg_b_slice1(b, zg_b_state(b, &all), 1, 0, 1));
   }
