@@ -53,6 +53,24 @@ zg_status zg_comm_group_of(const zg_comm *c, uint32_t group, zg_comm_group *out)
 // n ranks of this process, for n threads. out: n entries; each is freed by zg_comm_free (in any order), all of them.
 zg_status zg_comm_local_new(uint32_t n, zg_comm **out);
 
+// Ranks in processes of their own. All of them call this; it returns when all have come. Ranks of one machine talk through shared
+// memory, ranks of several through TCP. A rank that dies, or says nothing for 6 s, fails the collectives of all others.
+typedef struct {
+  uint32_t rank, world;
+  const char *addr;              // where rank 0 is; an address of its machine
+  uint16_t port;
+  uint32_t n_ports;              // try port .. port + n_ports - 1 (rank 0 takes the first free one); 0: 1
+  uint64_t cookie;               // same on all ranks of the job, tells jobs apart where ports are tried
+  const char *machine;           // ranks with the same text are on one machine; NULL: the host's name
+  int listen_fd;                 // rank 0: a socket that listens there already (taken over); -1: none
+  double start_s, collective_s;  // patience until all have come, and until a rank comes to a collective; 0: 300 and 1800
+  double exit_after_s;           // ends the process if it still runs so long after another rank has failed; 0: never
+  bool no_shm;                   // TCP on one machine as well
+} zg_comm_options;
+// ZG_INVALID: ranks that do not fit together, a port in use, an address of another machine; ZG_NOT_FOUND: ranks that did not come,
+// by number.
+zg_status zg_comm_connect(const zg_comm_options *o, zg_comm **out);
+
 // Runs a collective: checks it, counts it, names it in a failure ("all_reduce of \"g0\" on rank 1 of 4: ...").
 zg_status zg_comm_run(zg_comm *c, const zg_comm_op *op);
 zg_status zg_comm_all_reduce(zg_comm *c, uint32_t group, zg_dtype t, void *data, uint64_t n, const char *what);

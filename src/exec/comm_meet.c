@@ -9,7 +9,7 @@
 int zg__meet_spin(uint32_t local_world) {
   cpu_set_t set;
   const int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  return (int)local_world > cores ? 0 : 4000;
+  return (int)local_world > cores ? 0 : 1000;
 }
 
 static inline void relax(void) {
