@@ -9,7 +9,7 @@ typedef struct {
   zg_status (*run)(int argc, char **argv);   // argv[0] is the verb
 } zg_verb;
 extern const zg_verb zg_verb_train, zg_verb_run, zg_verb_grad, zg_verb_inspect, zg_verb_plan, zg_verb_dump, zg_verb_config,
-    zg_verb_export, zg_verb_check_grad, zg_verb_devices, zg_verb_ops, zg_verb_version;
+    zg_verb_export, zg_verb_check_grad, zg_verb_devices, zg_verb_ops, zg_verb_verify, zg_verb_version;
 
 // One option of a verb. Exactly one of the pointers is set: text takes a value, flag does not, list collects values.
 typedef struct { size_t n; const char *at[64]; } zg_cli_list;

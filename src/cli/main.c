@@ -6,7 +6,7 @@
 
 static const zg_verb *const verbs[] = {
     &zg_verb_train, &zg_verb_run, &zg_verb_grad, &zg_verb_inspect, &zg_verb_plan, &zg_verb_dump, &zg_verb_config,
-    &zg_verb_export, &zg_verb_check_grad, &zg_verb_devices, &zg_verb_ops, &zg_verb_version,
+    &zg_verb_export, &zg_verb_check_grad, &zg_verb_devices, &zg_verb_ops, &zg_verb_verify, &zg_verb_version,
 };
 
 static int help(FILE *to, int code) {
