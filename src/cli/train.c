@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "train/launch.h"
 #include "train/trainer.h"
 
 static zg_status report(const zg_train_result *r) {
@@ -24,6 +25,7 @@ static zg_status run(int argc, char **argv) {
   zg_cli_list rest = {0};
   zg_train_options o = {0};
   zg_config *cfg = NULL;
+  zg_launched ranks = {.comm = NULL};
   zg_train_result r = {0};
   zg_status status = NULL;
   const char *out_dir = NULL;
@@ -39,9 +41,14 @@ static zg_status run(int argc, char **argv) {
   }
   if (resume && !o.resume) o.resume = "auto";
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
+  ZG_TRY_OUT(zg_launch(cfg, &ranks));
+  if (ranks.done) goto out;
+  cfg->threads = zg_launch_threads(cfg, ranks.comm);
+  o.comm = ranks.comm;
   ZG_TRY_OUT(zg_train(cfg, &o, &r));
-  status = report(&r);
+  if (!o.comm || o.comm->rank == 0) status = report(&r);
 out:
+  zg_comm_free(ranks.comm);
   zg_free(r.model_path);
   zg_config_free(cfg);
   zg_str_fini(&set);
