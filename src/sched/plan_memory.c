@@ -19,15 +19,19 @@ static void touch(zg_live_range *r, uint32_t buf, uint32_t at) {
 zg_live_range *zg_find_live_ranges(const zg_sched *s, zg_arena *a) {
   zg_live_range *r = ZG_NEW_N(a, zg_live_range, s->bufs.n);
   for (size_t b = 0; b < s->bufs.n; b++) r[b] = (zg_live_range){UINT32_MAX, 0};
+  bool *beside = ZG_NEW_N(a, bool, s->bufs.n);   // another stream uses it: its place is free when it is released, not before
   for (uint32_t i = 0; i < s->steps.n; i++) {
     const zg_step *st = &s->steps.at[i];
     if (st->kind == ZG_STEP_KERNEL) {
       const zg_kernel *k = &s->kernels.at[st->kernel];
       for (uint32_t j = 0; j < k->n_args; j++) touch(r, k->args[j].buf, i);
       touch(r, k->workspace, i);
-    } else if (st->kind != ZG_STEP_RELEASE && st->kind != ZG_STEP_RECORD && st->kind != ZG_STEP_WAIT) {
+    } else if (st->kind == ZG_STEP_RELEASE) {
+      if (beside[st->a]) touch(r, st->a, i);
+    } else if (st->kind != ZG_STEP_RECORD && st->kind != ZG_STEP_WAIT) {
       touch(r, st->a, i);
       touch(r, st->b, i);
+      if (st->stream != ZG_STREAM_COMPUTE) beside[st->a] = beside[st->b] = true;
     }
   }
   for (size_t i = 0; i < s->outputs.n; i++) {   // results are read when their segment has ended: one past its last step

@@ -31,7 +31,7 @@ static inline void sim_must(zg_status s, const char *what) {
 static const struct { const char *name, *loss, *optimizer; } sim_models[] = {
     {"hf_gpt2_raw", "{kind: cross_entropy, logits: logits, labels: labels, shift: true}", "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
     {"hf_llama_tiny", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
-    {"torch_resnet_small", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: sgd, lr: 0.05, momentum: 0.9}"},
+    {"torch_resnet_small", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: sgd, lr: 0.01, momentum: 0.9}"},
     {"torch_mlp_digits", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: lion, lr: 1.0e-3}"},
     {"torch_lstm_lm", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: adagrad, lr: 0.01}"},
 };
