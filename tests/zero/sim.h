@@ -37,12 +37,12 @@ static const struct { const char *name, *loss, *optimizer; } sim_models[] = {
 };
 
 static inline zg_config *sim_config(const sim_options *o) {
-  const char *zoo = getenv("ZG_TEST_ZOO");
+  static const char zoo[] = ZG_TEST_ZOO;
   const char *sets[64];
   zg_str text[16] = {0};
   size_t n = 0, m = 0;
   while (m < ZG_COUNT(sim_models) && strcmp(sim_models[m].name, o->model)) m++;
-  ck_assert_msg(zoo && m < ZG_COUNT(sim_models), "ZG_TEST_ZOO is not set, or there is no model %s", o->model);
+  ck_assert_msg(m < ZG_COUNT(sim_models), "no model %s", o->model);
   zg_str_add(&text[0], "model=%s/%s/model.onnx", zoo, o->model);
   zg_str_add(&text[1], "data.train={path: %s/%s/data.npz, format: batches, shuffle: false}", zoo, o->model);
   zg_str_add(&text[2], "loss=%s", sim_models[m].loss);

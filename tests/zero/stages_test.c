@@ -51,7 +51,7 @@ static void stages_agree(const char *model, uint32_t n, int64_t k) {
 }
 
 static const char *model;
-static const uint32_t ranks[] = {2, 3, 4, 7, 8};
+static const uint32_t ranks[] = {2, 7, 3, 4, 8};
 
 START_TEST(one_micro_step) { stages_agree(model, ranks[_i], 1); }
 END_TEST
@@ -64,8 +64,9 @@ int main(int argc, char **argv) {
   Suite *s = suite_create("zero_stages");
   TCase *t = tcase_create(model);
   tcase_set_timeout(t, 120);
-  tcase_add_loop_test(t, one_micro_step, 0, ZG_COUNT(ranks));
-  tcase_add_loop_test(t, three_micro_steps, 0, ZG_COUNT(ranks));
+  const int n = argc > 2 ? atoi(argv[2]) : (int)ZG_COUNT(ranks);   // a slow model: the first few counts of ranks alone
+  tcase_add_loop_test(t, one_micro_step, 0, n);
+  tcase_add_loop_test(t, three_micro_steps, 0, n);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
