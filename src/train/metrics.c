@@ -200,14 +200,16 @@ zg_status zg_metrics_step(zg_metrics *m, const zg_metrics_row *row) {
     { "loss", r.loss }, { "lr", r.lr }, { "grad_norm", r.grad_norm }, { "loss_scale", r.loss_scale }, { "epoch", r.epoch },
     { rate, r.seconds > 0 ? (double)r.units / r.seconds : (double)NAN }, { "seconds", r.seconds },
     { "memory_bytes", (double)r.memory_bytes },
+    { "samples_per_s", r.seconds > 0 && r.samples ? (double)r.samples / r.seconds : (double)NAN },
   };
+  const size_t n_all = ZG_COUNT(all) - !r.samples;
   show(m, &r);
   if (!m->f) return NULL;
-  ZG_TRY(write_row(m, r.step, all, ZG_COUNT(all)));
+  ZG_TRY(write_row(m, r.step, all, n_all));
   zg_metric there[ZG_COUNT(all)];
   char tags[ZG_COUNT(all)][80];
   size_t n = 0;
-  for (size_t i = 0; i < ZG_COUNT(all); i++) {
+  for (size_t i = 0; i < n_all; i++) {
     if (isnan(all[i].value) && i) continue;                    // a NaN loss is news, other NaNs mean absent
     snprintf(tags[n], sizeof tags[n], "train/%s", all[i].name);
     there[n] = (zg_metric){ tags[n], all[i].value };

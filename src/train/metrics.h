@@ -24,13 +24,15 @@ typedef struct {
   double loss_scale;           // fp16; NaN otherwise
   double epoch;                // as a fraction
   uint64_t units;              // tokens or samples of this update, all ranks
+  uint64_t samples;            // samples of this update where the unit is another; 0: none to tell
   uint64_t memory_bytes;       // in use on the device of this rank; 0: the process's resident bytes
   double seconds;              // this update took; 0: since the row before (or since open)
 } zg_metrics_row;
 
 // ZG_IO with the file's name.
 zg_status zg_metrics_open(const zg_metrics_options *options, zg_metrics **out);
-// Rows {"step":, "loss":, "lr":, "grad_norm":, "loss_scale":, "epoch":, "UNIT_per_s":, "seconds":, "memory_bytes":, "time":},
+// Rows {"step":, "loss":, "lr":, "grad_norm":, "loss_scale":, "epoch":, "UNIT_per_s":, "seconds":, "memory_bytes":,
+// "samples_per_s": (where UNIT is another), "time":},
 // a number that is not there or not finite as null; TensorBoard tags train/loss, train/lr, ... Flushed to the system at once.
 zg_status zg_metrics_step(zg_metrics *m, const zg_metrics_row *row);
 // Any other numbers of a step, e.g. "eval/loss"; the names are keys and tags as they are.

@@ -97,6 +97,7 @@ static zg_status update(trainer *t) {
   const uint64_t n = zg_data_n_samples(t->s->train);
   const zg_metrics_row row = {.step = t->step, .loss = t->loss, .lr = lr, .grad_norm = t->grad_norm, .loss_scale = NAN,
                               .epoch = n ? (double)t->samples / (double)n : NAN, .units = t->units_per_update, .seconds = took,
+                              .samples = t->samples_per_update == t->units_per_update ? 0 : t->samples_per_update,
                               .memory_bytes = t->s->device->vt->allocated(t->s->program)};
   return zg_metrics_step(t->metrics, &row);
 }
