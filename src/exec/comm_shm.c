@@ -1,6 +1,6 @@
 // Ranks as processes of one machine, through a file in memory (memfd: nameless, so nothing is left behind whoever dies).
 //
-//   | meeting points | rank 0: slot 0, slot 1 | rank 1: slot 0, slot 1 | ..          a slot: 1 MiB
+//   | meeting points | rank 0: slot 0, slot 1 | rank 1: slot 0, slot 1 | ..          a slot: 512 KiB
 //
 // Data pass through the slots in pieces. Per piece: copy in, meet, work on the others' slots. Slots take turns, so a slot is written
 // again only after a meeting that everybody who read it has come to. Own parts are not copied in: they are read where they are.
@@ -15,7 +15,7 @@
 #include <unistd.h>
 #include "exec/comm_procs.h"
 
-enum { SLOT = 1 << 20, SLOTS = 2, LOOK_MS = 50 };
+enum { SLOT = 1 << 19, SLOTS = 2, LOOK_MS = 50 };
 
 typedef struct { _Alignas(64) uint64_t magic, cookie; uint32_t world; } header;
 typedef struct {
