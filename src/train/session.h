@@ -42,6 +42,8 @@ typedef struct zg_session {
   zg_program *program;            // NULL with stop_after or no_device
   zg_data *train, *eval;          // NULL where not configured
   zg_npz *inputs;                 // inputs_path
+  uint32_t known_inputs;          // run: which inputs the plan takes from the batch as constants. 0: none, 1: integers, 2: also
+                                  // float vectors of up to 64 elements, 3: all
   ZG_VEC(zg_feed) feeds;
   ZG_VEC(zg_loss_spec) losses;
 } zg_session;

@@ -193,6 +193,43 @@ static zg_status losses(zg_session *s) {
 
 // ---- import -------------------------------------------------------------------------------------------------------
 
+static bool is_known(const zg_type *t, uint32_t level) {
+  return level >= 3 || !zg_dtype_is_float(t->dtype) || (level >= 2 && t->rank <= 1 && zg_elems(t) <= 64);
+}
+
+// Values of the batch for the inputs that this level makes constants; others have no data.
+static zg_status known_values(zg_session *s, const zg_import_options *o, uint32_t level, zg_tensor *out) {
+  for (uint32_t i = 0; i < o->n_inputs; i++) {
+    zg_tensor t;
+    out[i] = (zg_tensor){.type = o->input_types[i]};
+    if (!is_known(&out[i].type, level)) continue;
+    ZG_TRY(zg_npz_get(s->inputs, zg_session_array(s, o->input_names[i]), &t));
+    out[i].data = zg_arena_alloc(&s->mem, zg_type_bytes(&out[i].type) + 1);
+    zg_convert(out[i].type.dtype, out[i].data, t.type.dtype, t.data, zg_elems(&out[i].type));
+  }
+  return NULL;
+}
+
+// Imports for the batch at hand. Sizes, axes and lengths that a model takes as inputs must be known before it is planned; `run` has
+// its one batch, so what the plan cannot do without is taken from there, as little as possible.
+static zg_status import_batch(zg_session *s, zg_import_options o) {
+  zg_status first = zg_onnx_import(s->model, &o, &s->graph);
+  if (!first || zg_status_code(first) != ZG_UNSUPPORTED || !s->inputs || s->o.mode != ZG_RUN_FORWARD) return first;
+  zg_tensor *values = ZG_NEW_N(&s->mem, zg_tensor, o.n_inputs + 1);
+  o.input_values = values;
+  for (uint32_t level = 1; level <= 3; level++) {
+    zg_status again = known_values(s, &o, level, values);
+    if (!again) again = zg_onnx_import(s->model, &o, &s->graph);
+    if (!again) {
+      s->known_inputs = level;
+      zg_status_free(first);
+      return NULL;
+    }
+    zg_status_free(again);
+  }
+  return first;
+}
+
 zg_status zg__session_import(zg_session *s) {
   const zg_config *c = s->cfg;
   zg_type *types;
@@ -210,7 +247,7 @@ zg_status zg__session_import(zg_session *s) {
                          .dropout_ratio = c->dropout.mode == ZG_CFG_DROPOUT_RATIO ? c->dropout.ratio : -1,
                          .trainable = c->trainable.at, .n_trainable = (uint32_t)c->trainable.n,
                          .frozen = c->frozen.at, .n_frozen = (uint32_t)c->frozen.n};
-  ZG_TRY(zg_onnx_import(s->model, &o, &s->graph));
+  ZG_TRY(import_batch(s, o));
   if (!s->eval) return NULL;
   o.batch_norm_train = o.dropout_on = false;
   return zg_onnx_import(s->model, &o, &s->eval_graph);

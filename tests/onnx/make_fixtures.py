@@ -235,7 +235,7 @@ def broken():
     write("side_branch", model([relu, h.make_node("Frobnicate", ["y"], ["z"], name="f2"), h.make_node("Neg", ["z"], ["side"])],
                                [x], [y, vi("side", None)]), {"x": f32(2, 4)}, model([relu], [x], [y]))
     write("bad_ir", model([relu], [x], [y], ir=2))
-    write("bad_opset", model([relu], [x], [y], opset=6))
+    write("bad_opset", model([relu], [x], [y], opset=5))
     write("bad_cycle", model([h.make_node("Add", ["x", "b"], ["a"], name="c0"), h.make_node("Neg", ["a"], ["b"], name="c1"),
                               h.make_node("Relu", ["b"], ["y"])], [x], [y]))
     write("bad_name", model([h.make_node("Add", ["x", "nowhere"], ["y"], name="a0")], [x], [y]))

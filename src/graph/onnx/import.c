@@ -20,6 +20,13 @@ static const Onnx__ValueInfoProto *input_proto(const zg_onnx_model *m, const cha
   return NULL;
 }
 
+// The value of an input that the caller knows, or NULL.
+static const zg_tensor *known_value(const zg_import_options *o, const char *name) {
+  for (uint32_t i = 0; o->input_values && i < o->n_inputs; i++)
+    if (o->input_values[i].data && !strcmp(o->input_names[i], name)) return &o->input_values[i];
+  return NULL;
+}
+
 // Inputs that some live node or output reads; the others would only have to be fed.
 static zg_status make_inputs(zg__import *im, zg__scope *s, const zg_map *reads) {
   for (size_t i = 0; i < im->m->inputs.n; i++) {
@@ -30,7 +37,8 @@ static zg_status make_inputs(zg__import *im, zg__scope *s, const zg_map *reads) 
       continue;
     }
     ZG_TRY(zg__input_type(im, sig, sig->known ? "" : zg__why_unknown(input_proto(im->m, sig->name)), &t));
-    zg__bind(s, sig->name, zg__of_val(zg_b_input(im->b, sig->name, &t)));
+    const zg_tensor *known = known_value(im->o, sig->name);
+    zg__bind(s, sig->name, zg__of_val(known ? zg_b_const_data(im->b, &known->type, known->data) : zg_b_input(im->b, sig->name, &t)));
   }
   return zg__unbound_dims(im);
 }

@@ -5,7 +5,10 @@
 // payload lies, and only what is left (names, nodes, shapes; about a per mille of a real model) is unpacked.
 #include "graph/onnx/onnx_priv.h"
 
-enum { NEWEST_OPSET = 28 };  // that the op families were written against (onnx 1.23)
+enum {
+  OLDEST_OPSET = 6,   // legacy.c
+  NEWEST_OPSET = 28,  // that the op families were written against (onnx 1.23)
+};
 
 static bool cut_tensor(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag,
                        const uint8_t *at, uint64_t n, zg__rope *out) {
@@ -116,10 +119,10 @@ static zg_status check_versions(zg_onnx_model *m) {
   int64_t opset = zg_onnx_opset(m);
   if (!opset && p->graph->n_node && !m->opsets.n)
     return zg_error(ZG_INVALID, "the model imports no operator set; it names no opset_import");
-  if (opset && opset < 7)
+  if (opset && opset < OLDEST_OPSET)
     return zg_error(ZG_UNSUPPORTED,
-                    "opset %lld is too old (7 or newer is read); convert it with onnx.version_converter",
-                    (long long)opset);
+                    "opset %lld is too old (%d or newer is read); convert it with onnx.version_converter",
+                    (long long)opset, OLDEST_OPSET);
   if (opset > NEWEST_OPSET)
     zg_warn(
         "%s: opset %lld is newer than %d, the newest zgraph knows; its ops are read as if they had not "

@@ -35,6 +35,7 @@ typedef struct { const char *symbol; int64_t value; } zg_dim_binding;
 typedef struct {
   const zg_dim_binding *dims; uint32_t n_dims;             // symbols; unbound ones are an error that lists them
   const zg_type *input_types; const char *const *input_names; uint32_t n_inputs;   // shapes known from data: they bind symbols
+  const zg_tensor *input_values;                           // NULL, or one an input_name: data NULL, or the value: it becomes a constant
   int64_t default_dim;                                     // > 0: unbound symbols take it (inspect), 0: error
   bool batch_norm_train;                                   // BatchNormalization uses batch statistics and updates the running ones
   bool dropout_on; double dropout_ratio;                   // Dropout active; ratio < 0: as the node says

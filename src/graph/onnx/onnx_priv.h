@@ -237,5 +237,8 @@ bool zg__arg_present(const zg__structural *x, uint32_t i);
 zg_status zg__builder_error(
     zg__import *im);  // ends the builder: its first error, with the node's name in front
 
+// A node of opset 6 as the node of opset 7 that means the same; newer ones stay. Reads operands, so after they are bound. legacy.c
+zg_status zg__modernise(zg_onnx_node *v);
+
 const Onnx__AttributeProto *zg__attr(const Onnx__NodeProto *n, const zg__frame *f,
                                      const char *name);  // attrs.c

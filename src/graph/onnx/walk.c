@@ -296,7 +296,8 @@ static void poison_outputs(zg__binding *out, uint32_t n, const char *why) {
 
 static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *f, zg__binding *in,
                               zg__binding *out) {
-  const zg_onnx_row *row = zg_onnx_find(v->op_type, v->domain, v->opset);
+  const bool old = !*v->domain && v->opset < 7;
+  const zg_onnx_row *row = zg_onnx_find(v->op_type, v->domain, old ? 7 : v->opset);
   if (!row) {
     poison_outputs(out, v->n_out, why_no_row(im, v, f));
     return NULL;
@@ -310,7 +311,8 @@ static zg_status run_ordinary(zg__import *im, zg_onnx_node *v, const zg__frame *
   }
   v->in = vals;
   v->out = ZG_NEW_N(&im->mem, zg_val, v->n_out + 1);
-  zg_status s = row->import ? row->import(v) : import_plain(v, row->op);
+  zg_status s = zg__modernise(v);
+  if (!s) s = row->import ? row->import(v) : import_plain(v, row->op);
   if (zg_builder_failed(im->b)) {
     zg_status_free(s);
     return zg__builder_error(im);
