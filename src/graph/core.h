@@ -31,7 +31,7 @@ typedef struct { int64_t axis, k, largest; } zg_topk_attr;
 // ---- op/matmul.c --------------------------------------------------------------------------------------------------------
 // x: [..., M, K] (ta: [..., K, M]), y: [..., K, N] (tb: [..., N, K]) -> [..., M, N]; leading dims broadcast. Ranks >= 2.
 extern const zg_op zg_op_matmul;
-typedef struct { int64_t ta, tb; } zg_matmul_attr;
+typedef struct { int64_t ta, tb, wide; } zg_matmul_attr;   // wide: half-precision operands, result f32 as it was summed
 
 // ---- op/view.c ----------------------------------------------------------------------------------------------------------
 extern const zg_op zg_op_reshape;                 // dim: no -1 left

@@ -25,6 +25,7 @@ typedef struct {
   zg_run_mode mode;
   const zg_loss_spec *losses; uint32_t n_losses;      // GRAD, TRAIN
   zg_opt_spec optimizer;                              // TRAIN
+  bool bf16;                                          // products and attention in bf16 (graph/pass/lower_bf16.c)
   int64_t micro_steps;                                // gradient accumulation, >= 1
   const zg_graph *eval;                               // TRAIN: the model imported for evaluation; adds segment "eval"; may be NULL
   const char *stop_after;                             // pass name; the IR is then left as that pass made it

@@ -226,10 +226,12 @@ static zg_status spread(zg_session *s) {
 }
 
 static zg_status run_pipeline(zg_session *s) {
+  if (s->cfg->mixed_precision == ZG_CFG_MIXED_FP16)
+    return zg_error(ZG_UNSUPPORTED, "mixed_precision: fp16 needs a loss scale, which this build does not have; use bf16");
   ZG_TRY(spread(s));
   zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
-                           .eval = s->eval_graph, .stop_after = s->o.stop_after,
+                           .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device};
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
   if (s->zero) o.spread = zg_zero_spread(s->zero);

@@ -20,6 +20,7 @@ static zg_status matmul_infer(zg_infer *x) {
   ZG_TRY(zg_status_prefix(zg_type_broadcast(&bp, &bq, &x->out[0]), "batch dimensions: "));
   x->out[0].dim[x->out[0].rank++] = m;
   x->out[0].dim[x->out[0].rank++] = n;
+  if (a->wide) x->out[0].dtype = zg__wide_dtype(p->dtype);
   return NULL;
 }
 
@@ -96,7 +97,7 @@ static zg_val as_rows(zg_builder *b, zg_val x) {
 static zg_status matmul_grad(zg_grad *g) {
   zg_builder *b = g->b;
   const zg_matmul_attr *a = g->attr;
-  const zg_val x = g->in[0], y = g->in[1], dy = g->dout[0];
+  const zg_val x = g->in[0], y = g->in[1], dy = zg__cast_like(b, g->dout[0], x);
   if (!zg_is(dy)) return NULL;
   const zg_type tx = *zg_b_type(b, x), ty = *zg_b_type(b, y);
   const bool ta = a->ta, tb = a->tb;
@@ -115,7 +116,8 @@ static zg_status matmul_grad(zg_grad *g) {
 }
 
 static const zg_attr_field matmul_fields[] = {ZG_FIELD(INT, zg_matmul_attr, ta, 0),
-                                              ZG_FIELD(INT, zg_matmul_attr, tb, 0)};
+                                              ZG_FIELD(INT, zg_matmul_attr, tb, 0),
+                                              ZG_FIELD(INT, zg_matmul_attr, wide, 0)};
 #define XY(s, t) "%1 = input name=\"x\" type=f64" s "\n%2 = input name=\"y\" type=f64" t "\n"
 #define OUT3 "\noutput value \"z\" %3"
 static const zg_op_case matmul_cases[] = {
