@@ -16,6 +16,9 @@ zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
 // Matrix products and attention in bf16 with f32 sums; parameters, states and all else stay f32. Takes and gives core ops.
 zg_status zg_pass_lower_bf16(const zg_graph *g, zg_graph **out);
 
+// Sums of products over few elements each (an unrolled recurrence's weight gradients) become one product over all of them.
+zg_status zg_pass_opt_merge_products(const zg_graph *g, zg_graph **out);
+
 // Adds a ZG_OUT_LOSS output that is the weighted sum of the losses asked for. Requires the graph's outputs by name; label
 // arrays become new inputs. Provides ZG_PROP_LOSS.
 typedef enum { ZG_LOSS_CROSS_ENTROPY, ZG_LOSS_MSE, ZG_LOSS_L1, ZG_LOSS_HUBER, ZG_LOSS_BCE_LOGITS, ZG_LOSS_GRAPH_OUTPUT } zg_loss_kind;

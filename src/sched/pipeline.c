@@ -34,6 +34,7 @@ static zg_status opt_simplify(zg_pipeline *p) { return each_graph(p, zg_pass_opt
 static zg_status opt_attention(zg_pipeline *p) { return each_graph(p, zg_pass_opt_attention); }
 static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
 
+static zg_status opt_merge_products(zg_pipeline *p) { return each_graph(p, zg_pass_opt_merge_products); }
 static zg_status lower_bf16(zg_pipeline *p) { return p->o.bf16 ? each_graph(p, zg_pass_lower_bf16) : NULL; }
 
 static zg_status attach_loss(zg_pipeline *p) {
@@ -121,6 +122,7 @@ static const pass pipeline[] = {
     {"attach_optimizer", false, false, 0,                               0,               ZG_RUN_TRAIN,   attach_optimizer},
     {"lower_to_core",    false, false, 0,                               ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_to_core},
     {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
+    {"opt_merge_products", false, true, ZG_PROP_CORE,                   ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_merge_products},
     {"lower_bf16",       false, false, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_bf16},
     {"lower",            true,  false, ZG_PROP_CORE,                    0,               ZG_RUN_FORWARD, lower},
     {"zero_partition",   true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_partition},
