@@ -1,6 +1,6 @@
 # Shared by the command-line tests. Sets zg (the binary), root (the source tree), tmp (an empty folder that goes at the end).
 set -u
-zg=$1
+zg=$(realpath "$1")
 root=$2
 cd "$root" || exit 1
 tmp=$(mktemp -d)
