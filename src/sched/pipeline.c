@@ -106,6 +106,7 @@ static zg_status spread(zg_pipeline *p, zg_status (*f)(void *self, zg_sched *s))
 static zg_status zero_partition(zg_pipeline *p) { return spread(p, p->o.spread.partition); }
 static zg_status zero_reduce(zg_pipeline *p) { return spread(p, p->o.spread.reduce); }
 static zg_status zero_gather(zg_pipeline *p) { return spread(p, p->o.spread.gather); }
+static zg_status zero_offload(zg_pipeline *p) { return spread(p, p->o.spread.offload); }
 static zg_status zero_overlap(zg_pipeline *p) { return spread(p, p->o.spread.overlap); }
 
 static zg_status add_workspaces(zg_pipeline *p) { return p->o.add_workspaces ? p->o.add_workspaces(p->o.device, p->sched) : NULL; }
@@ -128,6 +129,7 @@ static const pass pipeline[] = {
     {"zero_partition",   true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_partition},
     {"zero_reduce",      true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_reduce},
     {"zero_gather",      true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_gather},
+    {"zero_offload",     true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_offload},
     {"zero_overlap",     true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_overlap},
     {"add_workspaces",   true,  false, 0,                               0,               ZG_RUN_FORWARD, add_workspaces},
     {"plan_memory",      true,  false, 0,                               0,               ZG_RUN_FORWARD, plan_memory},

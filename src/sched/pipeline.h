@@ -18,6 +18,7 @@ typedef struct {
   zg_status (*partition)(void *self, zg_sched *s);
   zg_status (*reduce)(void *self, zg_sched *s);
   zg_status (*gather)(void *self, zg_sched *s);
+  zg_status (*offload)(void *self, zg_sched *s);
   zg_status (*overlap)(void *self, zg_sched *s);
 } zg_spread;
 

@@ -220,8 +220,10 @@ static zg_status spread(zg_session *s) {
   o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? 0 : c->zero.stage3_max_reuse_distance;
   o.reduce_bucket = c->zero.reduce_bucket_size;
   o.overlap = c->zero.overlap_comm;
-  o.offload_optimizer = c->zero.offload_optimizer.device != ZG_CFG_OFFLOAD_NONE;
-  o.offload_param = c->zero.offload_param.device != ZG_CFG_OFFLOAD_NONE;
+  static const zg_space spaces[] = {ZG_SPACE_DEVICE, ZG_SPACE_HOST, ZG_SPACE_DISK};
+  o.offload_optimizer = spaces[c->zero.offload_optimizer.device];
+  o.offload_ratio = c->zero.offload_optimizer.ratio;
+  o.offload_param = spaces[c->zero.offload_param.device];
   return zg_zero_new(&o, &s->zero);
 }
 

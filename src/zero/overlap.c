@@ -4,6 +4,7 @@
 //     the last gather, each must be over when its use or the next gather begins.
 //   - a reduction starts when its gradient is complete; what follows from it (accumulating the shard, releasing the whole) waits
 //     until the cost model has it finished, or something needs the result, or more than reduce_bucket elements are under way
+//   - copies from and to other memory likewise, on the copy stream; those of parameters stay in line with the gather that they feed
 //   - what a collective touches stays in place until the compute stream has waited for it: releases come after the wait
 // Both sides of each collective are ordered: it waits for a record of the compute stream at the point where it was issued (its
 // operand is written, the place of its result is free), and whoever needs the result waits for its own record. The communication
@@ -16,7 +17,7 @@
 typedef struct { uint32_t issue; double start; } plan;               // of a gather: step before which it starts
 typedef struct {
   uint32_t event, a, b;
-  int64_t reduced;                                                     // elements of a reduction; 0: a gather
+  int64_t reduced;                                                     // elements on their way out; 0: a gather or copy for kernels to come
   double end;                                                          // by the cost model
   uint32_t first_deferred, n_deferred;
 } pending;
@@ -36,7 +37,7 @@ typedef struct {
   uint32_t next_event;
   double comm_free;
   int64_t reducing;                                                    // elements under way
-  bool ordered;                                                        // comm waits for all that compute has done so far
+  bool ordered[ZG_N_STREAMS];                                          // the stream waits for all that compute has done so far
 } overlap;
 
 // ---- cost model -----------------------------------------------------------------------------------------------------------
@@ -54,16 +55,23 @@ static double kernel_time(const overlap *o, const zg_kernel *k) {
 
 static double comm_time(const overlap *o, const zg_step *p) {
   const double world = o->z->o.world, shard = (double)p->n * zg_dtype_bytes(o->s->bufs.at[p->a].dtype);
-  const double bytes = p->kind == ZG_STEP_ALL_REDUCE ? 2 * shard * (world - 1) / world : shard * (world - 1);
+  const double bytes = p->kind == ZG_STEP_COPY ? shard : p->kind == ZG_STEP_ALL_REDUCE ? 2 * shard * (world - 1) / world : shard * (world - 1);
   return o->z->o.cost.comm_latency_s + bytes / o->z->o.cost.comm_bytes_per_s;
 }
 
 static bool is_collective(const zg_step *p) { return p->kind >= ZG_STEP_GATHER && p->kind <= ZG_STEP_BROADCAST; }
+static bool goes_beside(const zg_step *p) { return is_collective(p) || p->kind == ZG_STEP_COPY; }
 static bool may_prefetch(const overlap *o, const zg_step *p) {
-  return p->kind == ZG_STEP_GATHER && !o->s->bufs.at[p->a].persistent && o->s->bufs.at[p->b].persistent && o->s->bufs.at[p->b].name[0] != '@';
+  return (p->kind == ZG_STEP_GATHER || p->kind == ZG_STEP_COPY) && !o->s->bufs.at[p->a].persistent;
+}
+static zg_stream stream_of(const overlap *o, const zg_step *p) {
+  return p->kind == ZG_STEP_COPY && o->s->bufs.at[p->a].role != ZG_BUF_PARAM ? ZG_STREAM_COPY : ZG_STREAM_COMM;
 }
 
-static int64_t whole(const overlap *o, uint32_t step) { return o->old[step].n * (int64_t)o->z->o.world; }
+// Elements that it takes memory for.
+static int64_t whole(const overlap *o, uint32_t step) {
+  return o->old[step].kind == ZG_STEP_COPY ? o->old[step].n : o->old[step].n * (int64_t)o->z->o.world;
+}
 
 // ---- when gathers start ---------------------------------------------------------------------------------------------------
 
@@ -104,7 +112,7 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
 // ---- writing the segment --------------------------------------------------------------------------------------------------
 
 static void emit(overlap *o, zg_step p) {
-  if (p.stream == ZG_STREAM_COMPUTE && p.kind != ZG_STEP_RECORD) o->ordered = false;
+  if (p.stream == ZG_STREAM_COMPUTE && p.kind != ZG_STEP_RECORD) memset(o->ordered, 0, sizeof o->ordered);
   zg_vec_push(&o->s->steps, p);
 }
 
@@ -142,13 +150,13 @@ static void finish_for(overlap *o, const zg_step *p) {
 
 static void issue(overlap *o, uint32_t at, double now) {
   zg_step p = o->old[at];
-  const bool reduces = p.kind == ZG_STEP_REDUCE_SCATTER || p.kind == ZG_STEP_ALL_REDUCE;
-  if (!o->ordered) record(o, ZG_STREAM_COMPUTE, ZG_STREAM_COMM, p.phase);
-  o->ordered = true;
-  p.stream = ZG_STREAM_COMM;
+  const zg_stream on = stream_of(o, &p);
+  if (!o->ordered[on]) record(o, ZG_STREAM_COMPUTE, on, p.phase);
+  o->ordered[on] = true;
+  p.stream = (uint8_t)on;
   emit(o, p);
   o->comm_free = ZG_MAX(o->comm_free, now) + comm_time(o, &p);
-  const pending q = {.event = record(o, ZG_STREAM_COMM, ZG_STREAM_COMM, p.phase), .a = p.a, .b = p.b, .reduced = reduces ? p.n : 0,
+  const pending q = {.event = record(o, on, on, p.phase), .a = p.a, .b = p.b, .reduced = may_prefetch(o, &p) ? 0 : p.n,
                      .end = o->comm_free, .first_deferred = (uint32_t)o->deferred.n};
   o->reducing += q.reduced;
   zg_vec_push(&o->queue, q);
@@ -159,7 +167,7 @@ static void defer_followers(overlap *o, uint32_t at) {
   pending *q = &o->queue.at[o->queue.n - 1];
   for (uint32_t i = at + 1; i < o->n; i++) {
     const zg_step *p = &o->old[i];
-    if (is_collective(p) || !(touches(o->s, p, q->a, false) || touches(o->s, p, q->b, true))) break;
+    if (goes_beside(p) || !(touches(o->s, p, q->a, false) || touches(o->s, p, q->b, true))) break;
     if (o->s->bufs.at[q->a].persistent && p->kind == ZG_STEP_KERNEL) break;
     zg_vec_push(&o->deferred, *p);
     q->n_deferred++;
@@ -170,8 +178,8 @@ static void defer_followers(overlap *o, uint32_t at) {
 static void step(overlap *o, uint32_t i) {
   const zg_step *p = &o->old[i];
   if (o->skip[i]) return;
-  while (o->head < o->queue.n && o->queue.at[o->head].reduced && o->queue.at[o->head].end <= o->time[i]) finish_oldest(o, p->phase);
-  if (!is_collective(p)) {
+  while (o->head < o->queue.n && o->queue.at[o->head].end <= o->time[i]) finish_oldest(o, p->phase);
+  if (!goes_beside(p)) {
     finish_for(o, p);
     emit(o, *p);
     return;
@@ -201,7 +209,7 @@ static void overlap_segment(overlap *o) {
   o->queue.n = o->deferred.n = 0;
   o->comm_free = 0;
   o->reducing = 0;
-  o->ordered = false;
+  memset(o->ordered, 0, sizeof o->ordered);
   for (uint32_t i = 0; i < o->n; i++) {
     o->time[i + 1] = o->time[i] + (o->old[i].kind == ZG_STEP_KERNEL ? kernel_time(o, &o->s->kernels.at[o->old[i].kernel]) : 0);
     if (may_prefetch(o, &o->old[i])) o->order[o->n_gathers++] = i;

@@ -5,7 +5,7 @@
 
 zg_zero_options zg_zero_defaults(void) {
   return (zg_zero_options){.stage = 2, .world = 1, .micro_steps = 1, .persistence_threshold = 100000, .prefetch_bucket = 50000000,
-                           .max_live = 1000000000, .reduce_bucket = 500000000, .overlap = true};
+                           .max_live = 1000000000, .reduce_bucket = 500000000, .overlap = true, .offload_ratio = 1};
 }
 
 static zg_zero_cost filled_cost(zg_zero_cost c) {
@@ -21,9 +21,9 @@ zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
   if (o->stage > 3) return zg_error(ZG_INVALID, "zero_stage: %u; there are stages 0, 1, 2 and 3", o->stage);
   if (o->world < 1 || o->world > ZG_ZERO_MAX_WORLD) return zg_error(ZG_INVALID, "%u ranks; want 1 to %d", o->world, ZG_ZERO_MAX_WORLD);
   if (o->rank >= o->world) return zg_error(ZG_INVALID, "rank %u of %u: ranks count from 0", o->rank, o->world);
-  if (o->offload_optimizer && o->stage < 1)
+  if (o->offload_optimizer != ZG_SPACE_DEVICE && o->stage < 1)
     return zg_error(ZG_INVALID, "offload_optimizer: stage 0 keeps the optimizer's state whole; use zero_stage 1, 2 or 3");
-  if (o->offload_param && o->stage < 3) return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
+  if (o->offload_param != ZG_SPACE_DEVICE && o->stage < 3) return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
   zg_zero *z = zg_alloc(sizeof *z);
   z->o = *o;
   z->o.micro_steps = ZG_MAX(1, o->micro_steps);
@@ -44,7 +44,7 @@ const zg_zero_options *zg_zero_options_of(const zg_zero *z) { return &z->o; }
 
 zg_spread zg_zero_spread(zg_zero *z) {
   return (zg_spread){.self = z, .ranks = z->o.world, .two_micros = z->o.micro_steps > 1 && z->o.stage < 2, .split = zg__zero_split,
-                     .partition = zg__zero_partition, .reduce = zg__zero_reduce, .gather = zg__zero_gather, .overlap = zg__zero_overlap};
+                     .partition = zg__zero_partition, .reduce = zg__zero_reduce, .gather = zg__zero_gather, .offload = zg__zero_offload, .overlap = zg__zero_overlap};
 }
 
 const zg_zero_part *zg_zero_parts(const zg_zero *z, uint32_t *n) {

@@ -34,7 +34,9 @@ typedef struct {
   int64_t max_reuse_distance;               // stage 3: a tensor used again after at most so many elements of others stays gathered
   int64_t reduce_bucket;                    // elements whose reductions may be under way while the backward pass goes on
   bool overlap;                             // communication on a stream of its own
-  bool offload_optimizer, offload_param;    // states (stages 1-3), shards (stage 3) rest in host memory
+  zg_space offload_optimizer;               // where optimizer states and master copies rest (stages 1-3); ZG_SPACE_DEVICE: not offloaded
+  double offload_ratio;                     // part of their bytes that does
+  zg_space offload_param;                   // where shards of parameters rest (stage 3)
   zg_zero_cost cost;                        // zeros: defaults for a CPU
 } zg_zero_options;
 zg_zero_options zg_zero_defaults(void);     // DeepSpeed's defaults; stage 2, one rank

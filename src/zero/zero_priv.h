@@ -23,11 +23,12 @@ static inline int64_t zg__padded(const zg_zero *z, const zg_zero_part *p) { retu
 static inline bool zg__updates_shard(const zg_zero *z) { return z->o.stage >= 1; }
 static inline bool zg__shards_grads(const zg_zero *z) { return z->o.stage >= 2; }
 
-// Passes (pass names: zero_split, zero_partition, zero_reduce, zero_gather, zero_overlap).
+// Passes (pass names: zero_split, zero_partition, zero_reduce, zero_gather, zero_offload, zero_overlap).
 zg_status zg__zero_split(void *self, zg_pipeline *p);
 zg_status zg__zero_partition(void *self, zg_sched *s);
 zg_status zg__zero_reduce(void *self, zg_sched *s);
 zg_status zg__zero_gather(void *self, zg_sched *s);
+zg_status zg__zero_offload(void *self, zg_sched *s);
 zg_status zg__zero_overlap(void *self, zg_sched *s);
 
 // ---- editing of schedules (edit.c) ----------------------------------------------------------------------------------------

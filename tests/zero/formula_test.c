@@ -126,7 +126,7 @@ START_TEST(refusals) {
   ck_assert(s && strstr(zg_status_message(s), "rank 1 of 1"));
   zg_status_free(s);
   o.rank = 0;
-  o.offload_param = true;
+  o.offload_param = ZG_SPACE_HOST;
   s = zg_zero_new(&o, &z);
   ck_assert(s && strstr(zg_status_message(s), "offload_param"));
   zg_status_free(s);

@@ -59,6 +59,70 @@ END_TEST
 START_TEST(three_micro_steps) { stages_agree(model, ranks[_i], 3); }
 END_TEST
 
+// Ways to run a stage that may not change a bit: prefetch and overlap off, offload, tensors kept whole or gathered.
+static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[] = {
+    {3, {"zero.overlap_comm=false"}, 1},
+    {3, {"zero.stage3_prefetch_bucket_size=0"}, 1},
+    {3, {"zero.stage3_max_live_parameters=1"}, 1},
+    {3, {"zero.stage3_max_reuse_distance=1000000000"}, 1},
+    {3, {"zero.stage3_max_reuse_distance=20000", "zero.stage3_max_live_parameters=30000"}, 2},
+    {3, {"zero.stage3_param_persistence_threshold=500"}, 1},
+    {3, {"zero.reduce_bucket_size=1"}, 1},
+    {3, {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu"}, 2},
+    {3, {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu", "zero.overlap_comm=false"}, 3},
+    {3, {"zero.offload_param.device=cpu", "zero.stage3_max_reuse_distance=1000000000"}, 2},
+    {3, {"zero.offload_optimizer.device=cpu", "zero.offload_optimizer.ratio=0.4"}, 2},
+    {2, {"zero.offload_optimizer.device=cpu"}, 1},
+    {1, {"zero.offload_optimizer.device=cpu"}, 1},
+    {1, {"zero.overlap_comm=false"}, 1},
+    {0, {"zero.overlap_comm=false"}, 1},
+};
+
+static void variant_agrees(const char *of, int64_t k, size_t i) {
+  char what[128];
+  sim_options o = {.model = of, .n = 3, .k = k, .stage = variants[i].stage < 2 ? 0 : 2};
+  result plain = train(&o, true, true);
+  o.stage = variants[i].stage;
+  o.sets = variants[i].sets;
+  o.n_sets = variants[i].n;
+  result r = train(&o, true, true);
+  snprintf(what, sizeof what, "%s, k = %lld, variant %zu (%s)", of, (long long)k, i, variants[i].sets[0]);
+  same_bits(&plain, &r, what);
+  zg_free(plain.params);
+  zg_free(r.params);
+}
+
+START_TEST(variants_agree) {
+  variant_agrees(model, 1, (size_t)_i);
+  variant_agrees(model, 2, (size_t)_i);
+}
+END_TEST
+
+// Offloaded state takes no device memory at rest.
+START_TEST(offload_saves_memory) {
+  const char *sets[] = {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu"};
+  sim_options o = {.model = model, .n = 3, .k = 1, .stage = 3};
+  uint64_t device[2];
+  for (size_t i = 0; i < 2; i++) {
+    sim s;
+    o.sets = sets;
+    o.n_sets = 2 * i;
+    sim_open(&s, &o);
+    const zg_sched *d = zg_session_sched(s.rank[0]);
+    device[i] = 0;
+    for (uint32_t b = 1; b < d->bufs.n; b++) {
+      const zg_buf *x = &d->bufs.at[b];
+      const bool state = x->persistent && x->name[0] != '@' && (x->role == ZG_BUF_OPTIMIZER || x->role == ZG_BUF_PARAM);
+      if (state && x->space == ZG_SPACE_DEVICE) device[i] += x->bytes;
+    }
+    ck_assert((d->arena_bytes[ZG_SPACE_HOST] > 0) == (i == 1));
+    sim_close(&s);
+  }
+  ck_assert_uint_gt(device[0], 0);
+  ck_assert_uint_le(device[1], 4096);   // running statistics stay
+}
+END_TEST
+
 int main(int argc, char **argv) {
   model = argc > 1 ? argv[1] : "torch_mlp_digits";
   Suite *s = suite_create("zero_stages");
@@ -67,6 +131,8 @@ int main(int argc, char **argv) {
   const int n = argc > 2 ? atoi(argv[2]) : (int)ZG_COUNT(ranks);   // a slow model: the first few counts of ranks alone
   tcase_add_loop_test(t, one_micro_step, 0, n);
   tcase_add_loop_test(t, three_micro_steps, 0, n);
+  tcase_add_loop_test(t, variants_agree, 0, argc > 2 && n < 5 ? 0 : (int)ZG_COUNT(variants));
+  tcase_add_test(t, offload_saves_memory);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
