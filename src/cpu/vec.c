@@ -78,7 +78,7 @@ typedef double f64;
   UNARY(C, T, T, neg, -x) UNARY(C, T, T, sign, (x > 0) - (x < 0))                          \
   BINARY(C, T, T, add, x + y) BINARY(C, T, T, sub, x - y) BINARY(C, T, T, mul, x *y)       \
   BINARY(C, T, T, max, x > y || x != x ? x : y) BINARY(C, T, T, min, x < y || x != x ? x : y) \
-  TERNARY(C, T, T, clip, x < y ? y : x > z ? z : x) TERNARY(C, T, T, fma, x *y + z) TERNARY(C, i64, T, where, x ? y : z)
+  TERNARY(C, T, T, clip, x < y ? (y < z ? y : z) : x > z ? z : x) TERNARY(C, T, T, fma, x *y + z) TERNARY(C, i64, T, where, x ? y : z)
 
 ARITHMETIC(f32, f32)
 COMPARES(f32, f32)

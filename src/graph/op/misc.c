@@ -1,9 +1,10 @@
-// Op family: what fits nowhere else. ReverseSequence, Unique of a constant, the fused ops that ONNX Runtime's
+// Op family: what fits nowhere else. ReverseSequence, Unique and BitCast of a constant, the fused ops that ONNX Runtime's
 // optimizer writes (com.microsoft), and the ops of ai.onnx.ml that scikit-learn's numeric exports need. All
 // are formulas of other ops. Strings, maps and tree ensembles are outside of zgraph.
 #include <math.h>
 #include <stdlib.h>
 #include "graph/op/import_priv.h"
+#include "graph/op/op_priv.h"
 
 zg_status zg__onnx_const_floats(const zg_onnx_node *n, uint32_t i, const double **out, int64_t *n_out) {
   const zg_val v = zg_onnx_in(n, i);
@@ -53,56 +54,104 @@ static zg_status import_reverse_sequence(zg_onnx_node *n) {
 
 // ---- Unique -----------------------------------------------------------------------------------------------
 typedef struct {
-  double f;
-  int64_t i, at;
-} item;  // ordered by value, then by place
-static int by_value(const void *p, const void *q) {
-  const item *a = p, *b = q;
-  if (a->f != b->f) return a->f < b->f ? -1 : 1;
-  if (a->i != b->i) return a->i < b->i ? -1 : 1;
-  return a->at < b->at ? -1 : a->at > b->at;
+  const double *real;      // `len` elements; NULL: they are integers
+  const int64_t *integer;
+  int64_t len, at;
+} item;  // ordered by elements, then by place
+static int by_content(const item *a, const item *b) {
+  for (int64_t i = 0; i < a->len; i++) {
+    if (a->real && a->real[i] != b->real[i]) return a->real[i] < b->real[i] ? -1 : 1;
+    if (!a->real && a->integer[i] != b->integer[i]) return a->integer[i] < b->integer[i] ? -1 : 1;
+  }
+  return 0;
 }
 static int by_place(const void *p, const void *q) {
   const item *a = p, *b = q;
   return a->at < b->at ? -1 : a->at > b->at;
+}
+static int by_value(const void *p, const void *q) {
+  const int order = by_content(p, q);
+  return order ? order : by_place(p, q);
+}
+
+// The slices of x across `axis`, each row-major.
+static item *slices(zg_arena *mem, const zg_tensor *x, uint32_t axis) {
+  const bool real = zg_dtype_is_float(x->type.dtype);
+  const int64_t count = x->type.dim[axis], len = count ? zg_elems(&x->type) / count : 0;
+  const int64_t inner = zg__prod(&x->type, axis + 1, x->type.rank);
+  item *all = ZG_NEW_N(mem, item, count + 1);
+  double *f = ZG_NEW_N(mem, double, real ? count * len + 1 : 1);
+  int64_t *k = ZG_NEW_N(mem, int64_t, real ? 1 : count * len + 1);
+  for (int64_t i = 0; i < count; i++) {
+    for (int64_t e = 0; e < len; e++) {
+      const int64_t from = (e / inner * count + i) * inner + e % inner;
+      if (real) f[i * len + e] = zg_get_f64(x->type.dtype, x->data, from);
+      else k[i * len + e] = zg_get_i64(x->type.dtype, x->data, from);
+    }
+    all[i] = (item){real ? f + i * len : NULL, real ? NULL : k + i * len, len, i};
+  }
+  return all;
+}
+
+// Sorts `all` and copies the first of each kind to `first`; returns how many kinds there are.
+static int64_t kinds(item *all, int64_t count, bool sorted, item *first) {
+  int64_t k = 0;
+  qsort(all, (size_t)count, sizeof *all, by_value);
+  for (int64_t i = 0; i < count; i++)
+    if (i == 0 || by_content(&all[i], &all[i - 1])) first[k++] = all[i];
+  if (!sorted) qsort(first, (size_t)k, sizeof *first, by_place);
+  return k;
 }
 
 // Of a constant only: the number of results is data. Outputs: values, first places, inverse, counts.
 static zg_status import_unique(zg_onnx_node *n) {
   zg_builder *b = n->b;
   zg_tensor x;
-  if (!zg_b_const(b, zg_onnx_in(n, 0), &x))
+  zg_val v = zg_onnx_in(n, 0);
+  if (!zg_b_const(b, v, &x))
     return zg_onnx_error(
         n, ZG_UNSUPPORTED,
         "input 0 depends on the data, so the size of the result does; take Unique out of the training graph");
-  if (zg_onnx_has(n, "axis") && x.type.rank != 1)
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "attribute axis with input 0 of rank %u", x.type.rank);
-  const int64_t count = zg_elems(&x.type);
-  const bool real = zg_dtype_is_float(x.type.dtype);
+  int64_t axis = 0, flat = zg_elems(&x.type);
+  if (zg_onnx_has(n, "axis")) {
+    ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", 0), x.type.rank, &axis));
+  } else {
+    x.type = zg_type_make(x.type.dtype, 1, &flat);
+    v = zg_b_reshape(b, v, &flat, 1);
+  }
   zg_arena *mem = zg_builder_arena(b);
-  item *all = ZG_NEW_N(mem, item, count + 1), *first = ZG_NEW_N(mem, item, count + 1);
-  for (int64_t i = 0; i < count; i++)
-    all[i] = (item){.f = real ? zg_get_f64(x.type.dtype, x.data, i) : 0,
-                    .i = real ? 0 : zg_get_i64(x.type.dtype, x.data, i),
-                    .at = i};
-  qsort(all, (size_t)count, sizeof *all, by_value);
-  int64_t k = 0;
-  for (int64_t i = 0; i < count; i++)
-    if (i == 0 || all[i].f != all[i - 1].f || all[i].i != all[i - 1].i) first[k++] = all[i];
-  if (!zg_onnx_int(n, "sorted", 1)) qsort(first, (size_t)k, sizeof *first, by_place);
+  const int64_t count = x.type.dim[axis];
+  item *all = slices(mem, &x, (uint32_t)axis), *first = ZG_NEW_N(mem, item, count + 1);
+  const int64_t k = kinds(all, count, zg_onnx_int(n, "sorted", 1), first);
   int64_t *place = ZG_NEW_N(mem, int64_t, k + 1), *inverse = ZG_NEW_N(mem, int64_t, count + 1),
           *counts = ZG_NEW_N(mem, int64_t, k + 1);
   for (int64_t j = 0; j < k; j++) place[j] = first[j].at;
   for (int64_t i = 0; i < count; i++) {
     int64_t j = 0;
-    while (first[j].f != all[i].f || first[j].i != all[i].i) j++;
+    while (by_content(&first[j], &all[i])) j++;
     inverse[all[i].at] = j;
     counts[j]++;
   }
-  const zg_val index = zg_b_int_vec(b, place, k), flat = zg_b_reshape(b, zg_onnx_in(n, 0), &count, 1);
-  const zg_val out[] = {zg_b_gather(b, flat, index, 0), index, zg_b_int_vec(b, inverse, count),
-                        zg_b_int_vec(b, counts, k)};
+  const zg_val index = zg_b_int_vec(b, place, k);
+  const zg_val out[] = {zg_b_gather(b, v, index, axis), index, zg_b_int_vec(b, inverse, count), zg_b_int_vec(b, counts, k)};
   for (uint32_t i = 0; i < n->n_out && i < 4; i++) n->out[i] = out[i];
+  return NULL;
+}
+
+// ---- BitCast ----------------------------------------------------------------------------------------------
+// Of a constant only: kernels convert values, they do not reinterpret bits.
+static zg_status import_bit_cast(zg_onnx_node *n) {
+  zg_tensor x;
+  zg_dtype to;
+  ZG_TRY(want_operand(n, 0, 0));
+  ZG_TRY(zg_onnx_dtype(zg_onnx_int(n, "to", 0), &to));
+  if (!zg_b_const(n->b, n->in[0], &x))
+    return zg_onnx_error(n, ZG_UNSUPPORTED, "the bits of input 0 depend on the data; use Cast, or cut this part off the graph");
+  if (zg_dtype_bytes(to) != zg_dtype_bytes(x.type.dtype))
+    return zg_onnx_error(n, ZG_INVALID, "%s cannot be read as %s: their sizes differ", zg_type_text(&x.type), zg_dtype_name(to));
+  zg_type t = x.type;
+  t.dtype = to;
+  n->out[0] = zg_b_const_data(n->b, &t, x.data);
   return NULL;
 }
 
@@ -304,6 +353,7 @@ static zg_status import_feature_vectorizer(zg_onnx_node *n) {
 static const zg_onnx_row rows[] = {
     {"ReverseSequence", "", 10, 0, import_reverse_sequence, NULL, 0},
     {"Unique", "", 11, 0, import_unique, NULL, 0},
+    {"BitCast", "", 26, 0, import_bit_cast, NULL, 0},
     {"CumProd", "", 26, 0, import_cum_prod, NULL, 0},
     {"BlackmanWindow", "", 17, 0, import_window, NULL, 0},
     {"HammingWindow", "", 17, 0, import_window, NULL, 0},

@@ -23,6 +23,11 @@ extern const zg_family zg_family_dropout;
 extern const zg_family zg_family_resize;
 extern const zg_family zg_family_image;
 extern const zg_family zg_family_misc;
+extern const zg_family zg_family_signal;
+extern const zg_family zg_family_quantize;
+extern const zg_family zg_family_linear_attention;
+extern const zg_family zg_family_training;
+extern const zg_family zg_family_detection;
 
 const zg_family *const zg_families[] = {
     &zg_family_leaf,
@@ -47,5 +52,10 @@ const zg_family *const zg_families[] = {
     &zg_family_resize,
     &zg_family_image,
     &zg_family_misc,
+    &zg_family_signal,
+    &zg_family_quantize,
+    &zg_family_linear_attention,
+    &zg_family_training,
+    &zg_family_detection,
     NULL,
 };
