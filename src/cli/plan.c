@@ -21,6 +21,10 @@ static void print_table(const zg_session *s, const zg_report *r, size_t n_tensor
          zg_cli_bytes(r->lower_bound), r->lower_bound ? 100.0 * ((double)r->planned / (double)r->lower_bound - 1) : 0);
   printf("at rest            %s\n", zg_cli_bytes(r->persistent));
   printf("work of a step     %.3f GFLOP, %s moved\n", r->flops / 1e9, zg_cli_bytes((uint64_t)r->bytes_moved));
+  const zg_recompute_choice *c = &s->pipe.recompute;
+  if (c->how.cheap || c->how.blocks)
+    printf("recomputed         maps and %u of %u blocks: %s in place of %s, %.1f %% more arithmetic\n", c->how.blocks, c->n_blocks,
+           zg_cli_bytes(c->bytes), zg_cli_bytes(c->bytes_before), c->flops_before > 0 ? 100 * (c->flops / c->flops_before - 1) : 0);
   printf("kernels           ");
   for (int k = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) printf(" %u %s", r->kernels[k], zg_kernel_info_of((zg_kernel_kind)k)->name);
@@ -49,7 +53,9 @@ static void print_json(const zg_session *s, const zg_report *r) {
     zg__json_quote(&t, b->name);
     zg_str_add(&t, ", \"role\": \"%s\", \"bytes\": %llu}", zg_role_name((zg_buf_role)b->role), (unsigned long long)b->bytes);
   }
-  zg_str_add(&t, "]},\n \"kernels\": {");
+  const zg_recompute_choice *c = &s->pipe.recompute;
+  zg_str_add(&t, "]},\n \"recompute\": {\"maps\": %s, \"blocks\": %u, \"of_blocks\": %u, \"bytes_without\": %llu, \"flops_without\": %.17g},\n \"kernels\": {",
+             c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before);
   for (int k = 0, n = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) zg_str_add(&t, "%s\"%s\": %u", n++ ? ", " : "", zg_kernel_info_of((zg_kernel_kind)k)->name, r->kernels[k]);
   zg_str_add(&t, "}}\n");

@@ -43,6 +43,8 @@ extern const zg_op zg_op_slice;                   // out[i] = x[start + i*step]
 typedef struct { zg_ints start, step, size; } zg_slice_attr;
 extern const zg_op zg_op_unslice;                 // adjoint of slice, and padding: out = fill; out[start + i*step] = x[i]
 typedef struct { zg_ints dim, start, step; double fill; } zg_unslice_attr;
+extern const zg_op zg_op_barrier;                 // the same elements; keeps what is computed from it apart (opt_recompute)
+typedef struct { int64_t group; } zg_barrier_attr;
 extern const zg_op zg_op_concat;
 typedef struct { int64_t axis; } zg_axis_attr;
 

@@ -149,6 +149,10 @@ static bool try_view(zg_low *l, const zg_node *n) {
     r.view = zg_view_transpose(&from->view, ((const zg_transpose_attr *)n->attr)->perm.at);
   } else if (n->op == &zg_op_expand) {
     r.view = zg_view_expand(&from->view, t);
+  } else if (n->op == &zg_op_barrier) {
+    r.view = from->view;
+    r.direct = from->direct;
+    memcpy(r.dmap, from->dmap, sizeof r.dmap);
   } else {
     const zg_slice_attr *a = n->attr;
     r.view = zg_view_slice(&from->view, a->start.at, a->step.at, a->size.at);
@@ -236,7 +240,9 @@ static void place_result(zg_low *l, const readers *r, const zg_node *n, uint32_t
 static zg_low_class class_of(const zg_node *n) {
   const zg_op *op = n->op;
   if (op == &zg_op_input || op == &zg_op_param || op == &zg_op_state || op == &zg_op_const) return ZG_LOW_LEAF;
-  if (op == &zg_op_reshape || op == &zg_op_transpose || op == &zg_op_expand || op == &zg_op_slice) return ZG_LOW_VIEW;
+  if (op == &zg_op_reshape || op == &zg_op_transpose || op == &zg_op_expand || op == &zg_op_slice ||
+      op == &zg_op_barrier)
+    return ZG_LOW_VIEW;
   if (op == &zg_op_concat || op == &zg_op_unslice) return ZG_LOW_PLACE;
   if ((op->traits & ZG_ELEMENTWISE) || op == &zg_op_reduce || op == &zg_op_iota || op == &zg_op_random) return ZG_LOW_LOOP;
   return ZG_LOW_KERNEL;

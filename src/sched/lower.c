@@ -4,10 +4,9 @@
 #include "sched/lower_priv.h"
 
 // Forward: what the model's results and the loss need, and what the import made. Update: what the optimizer made.
-static void find_phases(zg_low *l) {
-  const zg_graph *g = l->g;
-  l->phase = ZG_NEW_N(&l->mem, uint8_t, g->nodes.n + 1);
-  bool *fwd = ZG_NEW_N(&l->mem, bool, g->nodes.n + 1);
+uint8_t *zg__find_phases(const zg_graph *g, zg_arena *mem) {
+  uint8_t *phase = ZG_NEW_N(mem, uint8_t, g->nodes.n + 1);
+  bool *fwd = ZG_NEW_N(mem, bool, g->nodes.n + 1);
   for (size_t i = 0; i < g->outputs.n; i++) {
     const zg_output *o = &g->outputs.at[i];
     bool of_model = o->kind == ZG_OUT_LOSS || (o->kind == ZG_OUT_VALUE && o->name && o->name[0] != '@');
@@ -17,13 +16,14 @@ static void find_phases(zg_low *l) {
     const zg_node *n = &g->nodes.at[i];
     bool update = n->origin.pass && !strcmp(n->origin.pass, "update");
     if (!fwd[i] && n->origin.pass) {
-      l->phase[i] = update ? ZG_PHASE_UPDATE : ZG_PHASE_BACKWARD;
+      phase[i] = update ? ZG_PHASE_UPDATE : ZG_PHASE_BACKWARD;
       continue;
     }
-    l->phase[i] = ZG_PHASE_FORWARD;
+    phase[i] = ZG_PHASE_FORWARD;
     for (uint32_t k = 0; fwd[i] && k < n->n_in; k++)
       if (zg_is(zg_in(g, n, k))) fwd[g->values.at[zg_in(g, n, k).id].node] = true;
   }
+  return phase;
 }
 
 zg_status zg_lower_graph(zg_sched *s, const zg_graph *g, const char *segment) {
@@ -35,7 +35,7 @@ zg_status zg_lower_graph(zg_sched *s, const zg_graph *g, const char *segment) {
   for (size_t i = 0; i < g->nodes.n; i++)
     for (uint32_t k = 0; k < g->nodes.at[i].n_out; k++)
       if (l.live[g->nodes.at[i].out + k]) l.node_live[i] = true;
-  find_phases(&l);
+  l.phase = zg__find_phases(g, &l.mem);
   ZG_TRY_OUT(zg__low_analyse(&l));
   zg__low_fuse(&l);
   ZG_TRY_OUT(zg__low_order(&l));

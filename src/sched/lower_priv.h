@@ -62,6 +62,13 @@ typedef struct {
   bool *update_done;         // per graph output: the update writes its leaf directly
 } zg_low;
 
+// lower.c
+uint8_t *zg__find_phases(const zg_graph *g, zg_arena *mem);   // zg_phase per node
+static inline bool zg__node_is_live(const zg_node *n, const bool *live) {
+  bool any = false;
+  for (uint32_t k = 0; k < n->n_out; k++) any = any || live[n->out + k];
+  return any;
+}
 // analyse.c
 zg_status zg__low_analyse(zg_low *l);                       // classes, views, stores
 bool zg__low_inline_scalar(const zg_low *l, zg_val v, double *out);

@@ -1,7 +1,7 @@
 // Packing: where in the arena each buffer lives.
 //   - greedy: items in some order, each at the lowest free place. Several orders are tried (bytes, life, bytes x life)
-//   - repair: while the height is above the bound, an item that reaches the top goes to an earlier place in the order and all is
-//     packed again; kept if not higher. A fixed amount of work, so that the result depends on nothing but the input
+//   - repair: while the height is above the bound, an item that reaches the top, or one alive with it, goes to another place in
+//     the order and all is packed again; kept if not higher. A fixed amount of work, so that the result depends on nothing but the input
 //   - beyond CORE items: the CORE of largest bytes x life is packed like that; of the others, the long-lived (small) ones are
 //     stacked on it by a segment tree over time, the short-lived go into the gaps, window of time by window of time
 // Why not first-fit in time order, as a run-time allocator does: it fragments (measured 5-20 % above the bound on exported
@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-enum { CORE = 2048, MAX_TRIES = 600, WORK = 40 * 1000 * 1000, PER_WINDOW = 64 };
+enum { CORE = 2048, MAX_TRIES = 20000, WORK = 20 * 1000 * 1000, PER_WINDOW = 64 };
 
 uint64_t zg_pack_bound(const zg_pack_item *items, uint32_t n) {
   uint32_t end = 0;
@@ -123,16 +123,28 @@ static uint32_t offender(const search *s, uint64_t draw) {
   return found[draw % n];
 }
 
+// An item alive together with the one at place i.
+static uint32_t neighbour(const search *s, uint32_t i, uint32_t draw) {
+  const zg_pack_item *x = &s->items[s->best_order[i]];
+  for (uint32_t k = 0; k < s->n; k++) {
+    uint32_t j = (draw + k) % s->n;
+    const zg_pack_item *y = &s->items[s->best_order[j]];
+    if (j != i && y->first <= x->last && x->first <= y->last) return j;
+  }
+  return i;
+}
+
 static void repair(search *s) {
   uint64_t draw = 88172645463325252u;
   for (int i = 0; i < MAX_TRIES && s->work < WORK && s->best > s->bound; i++) {
     draw ^= draw << 13, draw ^= draw >> 7, draw ^= draw << 17;
-    uint32_t from = offender(s, draw >> 40);
-    uint32_t to = from ? (uint32_t)((draw & 0xffffffff) % from) : 0;
-    if (!from) from = (uint32_t)((draw & 0xffffffff) % s->n);   // first already: any other goes before it
+    uint32_t from = offender(s, draw >> 40), to;
+    if (draw >> 39 & 1) from = neighbour(s, from, (uint32_t)(draw >> 20));
+    to = (uint32_t)((draw & 0xfffff) % s->n);
     memcpy(s->order, s->best_order, sizeof *s->order * s->n);
     uint32_t x = s->order[from];
-    memmove(&s->order[to + 1], &s->order[to], (from - to) * sizeof *s->order);
+    if (to < from) memmove(&s->order[to + 1], &s->order[to], (from - to) * sizeof *s->order);
+    else memmove(&s->order[from], &s->order[from + 1], (to - from) * sizeof *s->order);
     s->order[to] = x;
     uint64_t top = greedy(s->items, s->order, s->n, s->best, &s->list, &s->work);
     if (top <= s->best) keep(s, top);

@@ -91,6 +91,7 @@ static zg_status lower_update(zg_pipeline *p) {
   return NULL;
 }
 
+static zg_status opt_recompute(zg_pipeline *p);
 static zg_status lower(zg_pipeline *p) {
   static const char *const names[] = {"forward", "grad", "step"};
   p->sched = zg_sched_new();
@@ -112,6 +113,14 @@ static zg_status zero_overlap(zg_pipeline *p) { return spread(p, p->o.spread.ove
 static zg_status add_workspaces(zg_pipeline *p) { return p->o.add_workspaces ? p->o.add_workspaces(p->o.device, p->sched) : NULL; }
 static zg_status plan_memory(zg_pipeline *p) { return zg_pass_plan_memory(p->sched); }
 
+static zg_status check_budget(zg_pipeline *p) {
+  uint64_t need = p->sched->arena_bytes[ZG_SPACE_DEVICE];
+  if (!p->o.budget || need <= p->o.budget) return NULL;
+  return zg_error(ZG_OUT_OF_MEMORY, "memory.budget is %.1f MiB and the step needs %.1f MiB (%llu bytes); memory.recompute: auto lowers it, as "
+                  "do a smaller batch with more accumulation, a higher zero.stage, more ranks", (double)p->o.budget / 0x1p20,
+                  (double)need / 0x1p20, (unsigned long long)need);
+}
+
 static const pass pipeline[] = {
     // name             IR     optional needs                          gives            from
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
@@ -125,6 +134,7 @@ static const pass pipeline[] = {
     {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
     {"opt_merge_products", false, true, ZG_PROP_CORE,                   ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_merge_products},
     {"lower_bf16",       false, false, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_bf16},
+    {"opt_recompute",    false, true,  ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_GRAD,    opt_recompute},
     {"lower",            true,  false, ZG_PROP_CORE,                    0,               ZG_RUN_FORWARD, lower},
     {"zero_partition",   true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_partition},
     {"zero_reduce",      true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_reduce},
@@ -133,7 +143,101 @@ static const pass pipeline[] = {
     {"zero_overlap",     true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_overlap},
     {"add_workspaces",   true,  false, 0,                               0,               ZG_RUN_FORWARD, add_workspaces},
     {"plan_memory",      true,  false, 0,                               0,               ZG_RUN_FORWARD, plan_memory},
+    {"check_budget",     true,  false, 0,                               0,               ZG_RUN_FORWARD, check_budget},
 };
+
+// ---- recomputation ------------------------------------------------------------------------------------------------
+
+typedef struct { zg_pipeline *p; zg_recompute_choice best; uint64_t least; } fitting;
+
+// What the passes that follow make of a choice.
+static zg_status plan_choice(fitting *f, zg_recompute_choice *c) {
+  zg_pipeline *p = f->p, q = {.o = p->o, .main = p->main, .norm = p->norm, .update = p->update, .eval = p->eval};
+  zg_graph *made = NULL;
+  zg_status status = NULL;
+  if (c->how.cheap || c->how.blocks) {
+    ZG_TRY_OUT(zg_pass_opt_recompute(p->main, &c->how, &made));
+    q.main = made;
+  }
+  bool after = false;
+  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) {
+    const pass *x = &pipeline[i];
+    if (after && q.o.mode >= x->from && x->run != check_budget) ZG_TRY_OUT(x->run(&q));
+    after = after || x->run == opt_recompute;
+  }
+  c->bytes = q.sched->arena_bytes[ZG_SPACE_DEVICE];
+  c->flops = 0;
+  for (size_t i = 0; i < q.sched->kernels.n; i++) c->flops += q.sched->kernels.at[i].flops;
+  f->least = ZG_MIN(f->least, c->bytes);
+  zg_log(2, "recompute: %s, %u of %u blocks: %.2f MiB", c->how.cheap ? "maps" : "nothing", c->how.blocks, c->n_blocks, (double)c->bytes / 0x1p20);
+out:
+  zg_graph_free(made);
+  zg_sched_free(q.sched);
+  return status;
+}
+
+static zg_recompute_choice choice(const fitting *f, uint32_t grain, uint32_t blocks, uint32_t n_blocks) {
+  return (zg_recompute_choice){.how = {true, grain, blocks}, .n_blocks = n_blocks, .bytes_before = f->best.bytes_before,
+                               .flops_before = f->best.flops_before};
+}
+
+// Fewest blocks of that grain that fit; the whole is known to fit.
+static zg_status fewest_blocks(fitting *f, zg_recompute_choice whole) {
+  uint32_t lo = 0, hi = whole.how.blocks;   // lo does not fit, hi does
+  f->best = whole;
+  while (hi - lo > 1) {
+    zg_recompute_choice c = choice(f, whole.how.grain, lo + (hi - lo) / 2, whole.n_blocks);
+    ZG_TRY(plan_choice(f, &c));
+    if (c.bytes <= f->p->o.budget) f->best = c, hi = c.how.blocks;
+    else lo = c.how.blocks;
+  }
+  return NULL;
+}
+
+// Tries, from the cheapest to the dearest: nothing, maps, ever more blocks. FULL takes the whole grain of the lowest plan.
+static zg_status choose(fitting *f) {
+  static const uint32_t grains[] = {16, 32, 64, 8};
+  const zg_pipeline_options *o = &f->p->o;
+  bool full = o->recompute == ZG_RECOMPUTE_FULL;
+  zg_recompute_choice none = {0}, maps = {.how = {true, grains[0], 0}};
+  ZG_TRY(plan_choice(f, &none));
+  f->best = none;
+  f->best.bytes_before = none.bytes, f->best.flops_before = none.flops;
+  if (!full && none.bytes <= o->budget) return NULL;
+  maps.bytes_before = none.bytes, maps.flops_before = none.flops;
+  ZG_TRY(plan_choice(f, &maps));
+  if (!full && maps.bytes <= o->budget) {
+    f->best = maps;
+    return NULL;
+  }
+  for (size_t i = 0; i < ZG_COUNT(grains); i++) {
+    uint32_t n = zg_recompute_blocks(f->p->main, grains[i]);
+    if (n < 2) continue;
+    zg_recompute_choice whole = choice(f, grains[i], n, n);
+    ZG_TRY(plan_choice(f, &whole));
+    if (!full && whole.bytes <= o->budget) return fewest_blocks(f, whole);
+    if (full && (!f->best.how.blocks || whole.bytes < f->best.bytes)) f->best = whole;
+  }
+  if (full && (!o->budget || f->least <= o->budget)) return NULL;
+  return zg_error(ZG_OUT_OF_MEMORY, "memory.budget is %.1f MiB (%llu bytes); the step needs %.1f MiB, and with all that can be recomputed "
+                  "%.1f MiB (%llu bytes): that is the smallest budget for this batch. A smaller "
+                  "data.train.batch_size with more training.gradient_accumulation_steps, a higher zero.stage or more ranks need less", (double)o->budget / 0x1p20,
+                  (unsigned long long)o->budget, (double)none.bytes / 0x1p20, (double)f->least / 0x1p20, (unsigned long long)f->least);
+}
+
+static zg_status opt_recompute(zg_pipeline *p) {
+  if (p->o.recompute == ZG_RECOMPUTE_NONE || (p->o.recompute == ZG_RECOMPUTE_AUTO && !p->o.budget)) return NULL;
+  fitting f = {.p = p, .least = UINT64_MAX};
+  ZG_TRY(choose(&f));
+  p->recompute = f.best;
+  if (!f.best.how.cheap && !f.best.how.blocks) return NULL;
+  zg_graph *r;
+  ZG_TRY(zg_pass_opt_recompute(p->main, &f.best.how, &r));
+  replace(&p->main, r);
+  return NULL;
+}
+
+// ---- the runner ---------------------------------------------------------------------------------------------------
 
 const char *const *zg_pipeline_pass_names(void) {
   static const char *names[ZG_COUNT(pipeline) + 1];

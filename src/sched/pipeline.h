@@ -2,9 +2,11 @@
 // contents; the runner checks each pass's contract, runs it, verifies, times and dumps.
 #pragma once
 #include "graph/pass.h"
+#include "sched/recompute.h"
 #include "sched/sched.h"
 
 typedef enum { ZG_RUN_FORWARD, ZG_RUN_GRAD, ZG_RUN_TRAIN } zg_run_mode;
+typedef enum { ZG_RECOMPUTE_NONE, ZG_RECOMPUTE_AUTO, ZG_RECOMPUTE_FULL } zg_recompute_mode;   // AUTO: what the budget asks for
 
 // Passes that spread a training step over ranks, given by a room that sched/ does not know (zero/zero.h). `split` replaces
 // split_accumulate: it makes `main` the micro-step with ZG_OUT_GRAD outputs, `norm` and `update` what follows it, before the
@@ -34,7 +36,17 @@ typedef struct {
   zg_status (*add_workspaces)(void *device, zg_sched *s);
   void *device;
   zg_spread spread;                                   // TRAIN
+  zg_recompute_mode recompute;                        // GRAD, TRAIN
+  uint64_t budget;                                    // most bytes of the device's arena; 0: no limit
 } zg_pipeline_options;
+
+// What recomputation was chosen, and what it costs and saves against none (device arena; flops of all segments run once).
+typedef struct {
+  zg_recompute how;
+  uint32_t n_blocks;                                  // that the forward was cut into
+  uint64_t bytes_before, bytes;                       // 0: no other plan was made
+  double flops_before, flops;
+} zg_recompute_choice;
 
 // State that the passes work on. Segments: FORWARD "forward"; GRAD "grad"; TRAIN "step", or with micro_steps > 1 "micro" (each
 // micro-step; input "@first_micro" = 1 in the first) and "update"; with eval, "eval". Spread over ranks: "micro", "micro_last"
@@ -44,6 +56,7 @@ typedef struct zg_pipeline {
   zg_graph *main, *update, *eval;                     // owned; update: micro_steps > 1, or spread
   zg_graph *norm;                                     // owned; spread only: runs before update, in its segment
   zg_sched *sched;                                    // owned; NULL before lowering
+  zg_recompute_choice recompute;
   const char *stopped_at;                             // name of the last pass run
 } zg_pipeline;
 

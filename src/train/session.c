@@ -237,6 +237,11 @@ static zg_status run_pipeline(zg_session *s) {
                            .add_workspaces = add_workspaces, .device = s->device};
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
   if (s->zero) o.spread = zg_zero_spread(s->zero);
+  if (o.mode != ZG_RUN_FORWARD) {
+    static const zg_recompute_mode modes[] = {ZG_RECOMPUTE_NONE, ZG_RECOMPUTE_AUTO, ZG_RECOMPUTE_FULL};
+    o.recompute = modes[s->cfg->memory.recompute];
+    o.budget = s->cfg->memory.budget == ZG_UNSET ? 0 : (uint64_t)s->cfg->memory.budget;
+  }
   return zg_pipeline_run(s->graph, &o, &s->pipe);
 }
 
