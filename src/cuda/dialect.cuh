@@ -9,22 +9,21 @@
 // All memory is accessed by any type that fits (-fno-strict-aliasing). Warps are 32 lanes; warp collectives are called by all
 // lanes of a warp. bf16 and f16 are unsigned shorts, arithmetic is in float.
 #ifdef __CUDACC__
-#define ZG_KERNEL(name) extern "C" __global__ void name
+// ZG_KERNEL(name, threads per block)(const name_args a) { ... }
+#define ZG_KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
 #define ZG_THUNK(name, args)
-#define ZG_BOUNDS(threads) __launch_bounds__(threads)
 #define ZG_FN static __device__ __forceinline__
 #define ZG_SHARED __shared__
 #define ZG_DYNSHARED(T, n) extern __shared__ __align__(16) unsigned char zg_dyn_[]; T *n = (T *)zg_dyn_
 #define ZG_UNROLL _Pragma("unroll")
 #define ZG_NO_UNROLL _Pragma("unroll 1")
-#define ZG_RESTRICT __restrict__
 #define zg_sync() __syncthreads()
 #define zg_syncwarp() __syncwarp()
 typedef uint2 zg_u2;
 typedef uint4 zg_u4;
 #else
 // void name(const args a), and void name__thunk(const void *packed, void *ctx), which unpacks the launch's parameter buffer.
-#define ZG_KERNEL(name) static void name
+#define ZG_KERNEL(name, threads) static void name
 #define ZG_THUNK(name, args)                          \
   void name##__thunk(const void *packed, void *ctx) { \
     args a;                                           \
@@ -32,13 +31,11 @@ typedef uint4 zg_u4;
     __builtin_memcpy(&a, packed, sizeof a);           \
     name(a);                                          \
   }
-#define ZG_BOUNDS(threads)
 #define ZG_FN static inline __attribute__((unused))
 #define ZG_SHARED static _Thread_local
 #define ZG_DYNSHARED(T, n) T *n = (T *)zg_emu_dynshared()
 #define ZG_UNROLL
 #define ZG_NO_UNROLL
-#define ZG_RESTRICT
 #define zg_sync() zg_emu_sync()
 #define zg_syncwarp() ((void)zg_emu_exchange("", 1))
 typedef struct { unsigned x, y; } __attribute__((aligned(8))) zg_u2;
