@@ -1,8 +1,11 @@
 // Compiling kernels with NVRTC.
-//   programs   kernels in order of first use, PER_PROGRAM each: a program costs 20-40 ms besides its kernels, which is shared, and
+//   programs   kernels in order of first use, PER_PROGRAM each: a program costs 20-40 ms besides its kernels,
+//   which is shared, and
 //              several programs keep several threads busy
-//   cache      one file a program, named by the hash of everything that the result depends on: text, architecture, NVRTC's version and
-//              file, options. It holds the compiler's log too, so that register counts are known of cached programs
+//   cache      one file a program, named by the hash of everything that the result depends on: text,
+//   architecture, NVRTC's version and
+//              file, options. It holds the compiler's log too, so that register counts are known of cached
+//              programs
 #include "cuda/compile.h"
 
 #include <pthread.h>
@@ -11,24 +14,32 @@
 
 #include "cuda/lib_nvrtc.h"
 
-enum { PER_PROGRAM = 12, MAX_THREADS = 16, MAGIC = 0x31435a47 };   // "GZC1"
+enum { PER_PROGRAM = 12, MAX_THREADS = 16, MAGIC = 0x31435a47 };  // "GZC1"
 
-typedef struct { uint32_t magic, crc; uint64_t n_cubin, n_log; } file_head;
+typedef struct {
+  uint32_t magic, crc;
+  uint64_t n_cubin, n_log;
+} file_head;
 typedef struct {
   const zg__launch **kernels;
   uint32_t n;
   zg_str text;
-  char path[1024];          // in the cache; "" without
+  char path[1024];  // in the cache; "" without
   char *cubin, *log;
   size_t n_cubin;
   bool cached;
   zg_status status;
 } program;
-typedef struct { program *programs; char arch[48]; } job;
+typedef struct {
+  program *programs;
+  char arch[48];
+} job;
 
-static const char *const options[] = {"--std=c++17", "--ptxas-options=-v", "--device-as-default-execution-space"};
+static const char *const options[] = {"--std=c++17", "--ptxas-options=-v",
+                                      "--device-as-default-execution-space"};
 
-// ---- cache ----------------------------------------------------------------------------------------------------------------
+// ---- cache
+// ----------------------------------------------------------------------------------------------------------------
 static bool cache_folder(const char *given, zg_str *out) {
   const char *dir = getenv("ZG_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   if (given && !*given) return false;
@@ -50,8 +61,10 @@ static void name_program(program *p, const char *folder, const char *arch) {
   zg_str key = {0};
   zg_str_add(&key, "%s %d.%d %s", arch, major, minor, zg__nvrtc_path());
   for (size_t i = 0; i < ZG_COUNT(options); i++) zg_str_add(&key, " %s", options[i]);
-  const uint64_t a = zg_hash(p->text.at, p->text.n, zg_hash(key.at, key.n, 1)), b = zg_hash(p->text.at, p->text.n, zg_hash(key.at, key.n, 2));
-  snprintf(p->path, sizeof p->path, "%s/%016llx%016llx.cubin", folder, (unsigned long long)a, (unsigned long long)b);
+  const uint64_t a = zg_hash(p->text.at, p->text.n, zg_hash(key.at, key.n, 1)),
+                 b = zg_hash(p->text.at, p->text.n, zg_hash(key.at, key.n, 2));
+  snprintf(p->path, sizeof p->path, "%s/%016llx%016llx.cubin", folder, (unsigned long long)a,
+           (unsigned long long)b);
   zg_str_fini(&key);
 }
 
@@ -64,7 +77,8 @@ static bool read_cached(program *p) {
   bool good = !s && file.n >= sizeof h;
   zg_status_free(s);
   if (good) memcpy(&h, file.at, sizeof h);
-  good = good && h.magic == MAGIC && h.n_cubin < file.n && h.n_log < file.n && sizeof h + h.n_cubin + h.n_log == file.n &&
+  good = good && h.magic == MAGIC && h.n_cubin < file.n && h.n_log < file.n &&
+         sizeof h + h.n_cubin + h.n_log == file.n &&
          h.crc == zg_crc32(file.at + sizeof h, file.n - sizeof h, 0);
   if (good) {
     p->n_cubin = h.n_cubin;
@@ -93,7 +107,8 @@ static void write_cached(const program *p) {
   zg_str_fini(&file);
 }
 
-// ---- compiling ------------------------------------------------------------------------------------------------------------
+// ---- compiling
+// ------------------------------------------------------------------------------------------------------------
 static char *read_log(zg_nvrtc_program handle) {
   size_t n = 0;
   if (zg__nvrtc.nvrtcGetProgramLogSize(handle, &n) || n == 0) return zg_alloc(1);
@@ -111,7 +126,8 @@ static zg_status compile_program(program *p, const char *arch) {
   const int result = zg__nvrtc.nvrtcCompileProgram(handle, (int)ZG_COUNT(args), args);
   p->log = read_log(handle);
   if (result == ZG_NVRTC_COMPILATION) {
-    status = zg_error(ZG_INTERNAL, "NVRTC refuses a kernel for %s (ZG_LOG=4 shows the text): %.2000s", arch, p->log);
+    status = zg_error(ZG_INTERNAL, "NVRTC refuses a kernel for %s (ZG_LOG=4 shows the text): %.2000s", arch,
+                      p->log);
     goto out;
   }
   ZG_TRY_OUT(zg__nvrtc_status(result, "nvrtcCompileProgram"));
@@ -131,7 +147,8 @@ static void run_program(void *arg, int64_t i, int thread) {
   if (!read_cached(p)) p->status = compile_program(p, j->arch);
 }
 
-// The newest architecture that NVRTC knows, not above the device's, of the same generation where CUBIN allows no other.
+// The newest architecture that NVRTC knows, not above the device's, of the same generation where CUBIN allows
+// no other.
 static zg_status choose_arch(int arch, char *out, size_t n_out) {
   int n = 0, best = 0, list[128];
   ZG_TRY(ZG_NVRTC(nvrtcGetNumSupportedArchs, &n));
@@ -139,13 +156,17 @@ static zg_status choose_arch(int arch, char *out, size_t n_out) {
   ZG_TRY(ZG_NVRTC(nvrtcGetSupportedArchs, list));
   for (int i = 0; i < n; i++)
     if (list[i] <= arch && list[i] / 10 == arch / 10 && list[i] > best) best = list[i];
-  if (!best) return zg_error(ZG_UNSUPPORTED, "%s does not compile for compute capability %d.%d: install a newer NVRTC", zg__nvrtc_path(), arch / 10, arch % 10);
+  if (!best)
+    return zg_error(ZG_UNSUPPORTED, "%s does not compile for compute capability %d.%d: install a newer NVRTC",
+                    zg__nvrtc_path(), arch / 10, arch % 10);
   snprintf(out, n_out, "--gpu-architecture=sm_%d", best);
   return NULL;
 }
 
-// ---- log ------------------------------------------------------------------------------------------------------------------
-// ptxas -v prints, a kernel: "Function properties for NAME", "... bytes spill stores, N bytes spill loads", "Used N registers, ...".
+// ---- log
+// ------------------------------------------------------------------------------------------------------------------
+// ptxas -v prints, a kernel: "Function properties for NAME", "... bytes spill stores, N bytes spill loads",
+// "Used N registers, ...".
 static void parse_log(const char *log, zg__binary *b) {
   zg__usage u = {0};
   for (const char *line = log; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL) {
@@ -155,10 +176,12 @@ static void parse_log(const char *log, zg__binary *b) {
     const size_t len = strcspn(line, "\n");
     char text[256];
     snprintf(text, sizeof text, "%.*s", (int)ZG_MIN(len, sizeof text - 1), line);
-    if ((at = strstr(text, "Function properties for ")) && sscanf(at, "Function properties for %63s", name) == 1) {
+    if ((at = strstr(text, "Function properties for ")) &&
+        sscanf(at, "Function properties for %63s", name) == 1) {
       u = (zg__usage){0};
       snprintf(u.name, sizeof u.name, "%.23s", name);
-    } else if (sscanf(text, " %d bytes stack frame, %d bytes spill stores, %d bytes spill loads", &frame, &u.spill_stores, &u.spill_loads) == 3) {
+    } else if (sscanf(text, " %d bytes stack frame, %d bytes spill stores, %d bytes spill loads", &frame,
+                      &u.spill_stores, &u.spill_loads) == 3) {
     } else if ((at = strstr(text, "Used ")) && sscanf(at, "Used %d registers", &u.registers) == 1) {
       if ((at = strstr(text, " bytes smem"))) {
         while (at > text && at[-1] >= '0' && at[-1] <= '9') at--;
@@ -178,11 +201,12 @@ static void report(const zg__binary *b) {
     if (u->spill_stores) zg_log(2, "kernel %s spills %d bytes of registers", u->name, u->spill_stores);
     zg_log(3, "kernel %s: %d registers, %d bytes of shared memory", u->name, u->registers, u->shared);
   }
-  zg_log(1, "%u kernels in %u programs (%u cached) in %.2f s; at most %d registers, %d spill", b->n_kernels, b->n_programs, b->n_cached,
-         b->seconds, most, spills);
+  zg_log(1, "%u kernels in %u programs (%u cached) in %.2f s; at most %d registers, %d spill", b->n_kernels,
+         b->n_programs, b->n_cached, b->seconds, most, spills);
 }
 
-// ---- all ------------------------------------------------------------------------------------------------------------------
+// ---- all
+// ------------------------------------------------------------------------------------------------------------------
 static uint32_t distinct(const zg__code *codes, size_t n_codes, const zg__launch **out) {
   zg_map seen = {0};
   uint32_t n = 0;
@@ -235,7 +259,8 @@ static zg_status take_programs(job *j, zg__binary *out) {
   return status;
 }
 
-zg_status zg__compile(const zg__code *codes, size_t n_codes, int arch, const char *cache_dir, zg__binary *out) {
+zg_status zg__compile(const zg__code *codes, size_t n_codes, int arch, const char *cache_dir,
+                      zg__binary *out) {
   const double t0 = zg_time_s();
   *out = (zg__binary){0};
   ZG_TRY(zg__nvrtc_load());

@@ -1,5 +1,6 @@
-// Text of a loop kernel's parts. Values are named after their instruction: rN of level ROW, vN of level ELEM, aN the accumulator
-// of a reduction, whose result is rN. Index variables are iD, one a dim; element j of a vector is at i(last) + j.
+// Text of a loop kernel's parts. Values are named after their instruction: rN of level ROW, vN of level ELEM,
+// aN the accumulator of a reduction, whose result is rN. Index variables are iD, one a dim; element j of a
+// vector is at i(last) + j.
 #include "cuda/loop.h"
 #include "graph/build.h"
 #include <stdio.h>
@@ -67,11 +68,15 @@ static void put_value(const zg__space *s, zg_str *out, uint32_t i, bool vector) 
   char a[16], b[16], c[16];
   uint32_t ops[3];
   const uint32_t n = zg__space_operands(in, ops);
-  const char *names[3] = {n > 0 ? operand(s, ops[0], a) : "", n > 1 ? operand(s, ops[1], b) : "", n > 2 ? operand(s, ops[2], c) : ""};
+  const char *names[3] = {n > 0 ? operand(s, ops[0], a) : "", n > 1 ? operand(s, ops[1], b) : "",
+                          n > 2 ? operand(s, ops[2], c) : ""};
   switch ((zg_inst_kind)in->kind) {
     case ZG_I_CONST: zg__put_const(out, (zg_cls)in->cls, in->imm); break;
     case ZG_I_INDEX: put_index(s, out, in, vector); break;
-    case ZG_I_RANDOM: zg_str_add(out, "%s(a.rs, %uu, %s)", in->scalar ? "zg_normal" : "zg_uniform", (uint32_t)in->imm, names[0]); break;
+    case ZG_I_RANDOM:
+      zg_str_add(out, "%s(a.rs, %uu, %s)", in->scalar ? "zg_normal" : "zg_uniform", (uint32_t)in->imm,
+                 names[0]);
+      break;
     case ZG_I_MAP: zg__put_map(out, (zg_scalar)in->scalar, (zg_cls)in->in_cls, (zg_cls)in->cls, names); break;
     case ZG_I_CAST: zg__put_cast(out, (zg_cls)in->in_cls, (zg_dtype)in->to, names[0]); break;
     case ZG_I_LOAD:
@@ -83,7 +88,9 @@ static void put_value(const zg__space *s, zg_str *out, uint32_t i, bool vector) 
 void zg__loop_row_code(const zg__space *s, zg_str *out, uint32_t p, const bool *want) {
   for (uint32_t i = 0; i < s->d->n_inst; i++) {
     const zg_inst *in = &s->d->inst[i];
-    if (!s->used[i] || s->phase[i] != p || zg__space_elem(s, in) || in->kind == ZG_I_REDUCE || in->kind == ZG_I_STORE) continue;
+    if (!s->used[i] || s->phase[i] != p || zg__space_elem(s, in) || in->kind == ZG_I_REDUCE ||
+        in->kind == ZG_I_STORE)
+      continue;
     if (want && !want[i]) continue;
     zg_str_add(out, "const %s r%u = ", zg__cls_type((zg_cls)in->cls), i);
     if (in->kind == ZG_I_LOAD) {
@@ -210,7 +217,8 @@ void zg__loop_elements(const zg__space *s, zg_str *out, uint32_t p, const bool *
     if (in->kind == ZG_I_STORE) {
       put_store(s, out, i, vec);
     } else if (in->kind == ZG_I_REDUCE) {
-      zg_str_add(out, "a%u = zg_r%s_%c(a%u, %s);\n", i, zg__loop_red_name(in), zg__cls_letter((zg_cls)in->cls), i, operand(s, in->a, name));
+      zg_str_add(out, "a%u = zg_r%s_%c(a%u, %s);\n", i, zg__loop_red_name(in),
+                 zg__cls_letter((zg_cls)in->cls), i, operand(s, in->a, name));
     } else {
       zg_str_add(out, "const %s v%u = ", zg__cls_type((zg_cls)in->cls), i);
       if (in->kind == ZG_I_LOAD) put_load(s, out, i, vec);

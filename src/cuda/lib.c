@@ -8,11 +8,19 @@
 
 // Folders, "~" and "$NAME" in front replaced; patterns are globbed.
 static const char *const places[] = {
-    "$CUDA_HOME/lib64", "$CUDA_PATH/lib64", "/usr/local/cuda/lib64", "/usr/local/cuda/targets/*/lib", "/opt/cuda/lib64",
-    "/usr/lib/wsl/lib", "/usr/local/cuda-*/lib64",
-    "$VIRTUAL_ENV/lib/python3*/site-packages/nvidia/*/lib", "$CONDA_PREFIX/lib",
-    "$CONDA_PREFIX/lib/python3*/site-packages/nvidia/*/lib", "$HOME/.local/lib/python3*/site-packages/nvidia/*/lib",
-    "/usr/local/lib/python3*/*-packages/nvidia/*/lib", "/usr/lib/python3*/*-packages/nvidia/*/lib",
+    "$CUDA_HOME/lib64",
+    "$CUDA_PATH/lib64",
+    "/usr/local/cuda/lib64",
+    "/usr/local/cuda/targets/*/lib",
+    "/opt/cuda/lib64",
+    "/usr/lib/wsl/lib",
+    "/usr/local/cuda-*/lib64",
+    "$VIRTUAL_ENV/lib/python3*/site-packages/nvidia/*/lib",
+    "$CONDA_PREFIX/lib",
+    "$CONDA_PREFIX/lib/python3*/site-packages/nvidia/*/lib",
+    "$HOME/.local/lib/python3*/site-packages/nvidia/*/lib",
+    "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
+    "/usr/lib/python3*/*-packages/nvidia/*/lib",
 };
 
 static void *try_file(zg__lib *l, const char *path) {
@@ -61,8 +69,9 @@ static void *find(zg__lib *l) {
 
 static zg_status open_lib(zg__lib *l) {
   void *lib = find(l);
-  if (!lib) return zg_error(ZG_NOT_FOUND, "cannot find %s (%s): %s, or name its folder in ZG_CUDA_LIB_DIR", l->title,
-                            l->files[0], l->fix);
+  if (!lib)
+    return zg_error(ZG_NOT_FOUND, "cannot find %s (%s): %s, or name its folder in ZG_CUDA_LIB_DIR", l->title,
+                    l->files[0], l->fix);
   for (size_t i = 0; i < l->n_symbols; i++) {
     void *f = dlsym(lib, l->symbols[i].name);
     if (!f) {
@@ -81,7 +90,8 @@ zg_status zg__lib_load(zg__lib *l) {
   pthread_mutex_lock(&lock);
   if (!l->tried) l->failure = open_lib(l);
   l->tried = true;
-  zg_status copy = l->failure ? zg_error(zg_status_code(l->failure), "%s", zg_status_message(l->failure)) : NULL;
+  zg_status copy =
+      l->failure ? zg_error(zg_status_code(l->failure), "%s", zg_status_message(l->failure)) : NULL;
   pthread_mutex_unlock(&lock);
   return copy;
 }

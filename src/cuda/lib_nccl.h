@@ -3,25 +3,40 @@
 #include "cuda/lib.h"
 
 typedef void *zg_nccl_comm;
-typedef struct { char bytes[128]; } zg_nccl_id;
+typedef struct {
+  char bytes[128];
+} zg_nccl_id;
 enum {
-  ZG_NCCL_IN_PROGRESS = 7, ZG_NCCL_SUM = 0, ZG_NCCL_PROD = 1, ZG_NCCL_MAX = 2, ZG_NCCL_MIN = 3,
-  ZG_NCCL_I8 = 0, ZG_NCCL_U8 = 1, ZG_NCCL_I32 = 2, ZG_NCCL_U32 = 3, ZG_NCCL_I64 = 4, ZG_NCCL_U64 = 5, ZG_NCCL_F16 = 6,
-  ZG_NCCL_F32 = 7, ZG_NCCL_F64 = 8, ZG_NCCL_BF16 = 9,
+  ZG_NCCL_IN_PROGRESS = 7,
+  ZG_NCCL_SUM = 0,
+  ZG_NCCL_PROD = 1,
+  ZG_NCCL_MAX = 2,
+  ZG_NCCL_MIN = 3,
+  ZG_NCCL_I8 = 0,
+  ZG_NCCL_U8 = 1,
+  ZG_NCCL_I32 = 2,
+  ZG_NCCL_U32 = 3,
+  ZG_NCCL_I64 = 4,
+  ZG_NCCL_U64 = 5,
+  ZG_NCCL_F16 = 6,
+  ZG_NCCL_F32 = 7,
+  ZG_NCCL_F64 = 8,
+  ZG_NCCL_BF16 = 9,
 };
 
-#define ZG_NCCL_FUNCTIONS(X)                                                                                                 \
-  X(ncclGetVersion, (int *out))                                                                                              \
-  X(ncclGetUniqueId, (zg_nccl_id * out))                                                                                     \
-  X(ncclCommInitRank, (zg_nccl_comm * out, int world, zg_nccl_id id, int rank))                                              \
-  X(ncclCommDestroy, (zg_nccl_comm c))                                                                                       \
-  X(ncclCommAbort, (zg_nccl_comm c))                                                                                         \
-  X(ncclCommGetAsyncError, (zg_nccl_comm c, int *out))                                                                       \
-  X(ncclAllReduce, (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))                   \
-  X(ncclReduceScatter, (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))               \
-  X(ncclAllGather, (const void *from, void *to, size_t n, int type, zg_nccl_comm c, void *stream))                           \
-  X(ncclBroadcast, (const void *from, void *to, size_t n, int type, int root, zg_nccl_comm c, void *stream))                 \
-  X(ncclGroupStart, (void))                                                                                                  \
+#define ZG_NCCL_FUNCTIONS(X)                                                                                 \
+  X(ncclGetVersion, (int *out))                                                                              \
+  X(ncclGetUniqueId, (zg_nccl_id * out))                                                                     \
+  X(ncclCommInitRank, (zg_nccl_comm * out, int world, zg_nccl_id id, int rank))                              \
+  X(ncclCommDestroy, (zg_nccl_comm c))                                                                       \
+  X(ncclCommAbort, (zg_nccl_comm c))                                                                         \
+  X(ncclCommGetAsyncError, (zg_nccl_comm c, int *out))                                                       \
+  X(ncclAllReduce, (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))   \
+  X(ncclReduceScatter,                                                                                       \
+    (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))                  \
+  X(ncclAllGather, (const void *from, void *to, size_t n, int type, zg_nccl_comm c, void *stream))           \
+  X(ncclBroadcast, (const void *from, void *to, size_t n, int type, int root, zg_nccl_comm c, void *stream)) \
+  X(ncclGroupStart, (void))                                                                                  \
   X(ncclGroupEnd, (void))
 
 typedef struct {

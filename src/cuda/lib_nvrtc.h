@@ -3,19 +3,19 @@
 #include "cuda/lib.h"
 
 typedef void *zg_nvrtc_program;
-enum { ZG_NVRTC_COMPILATION = 6 };   // the text does not compile; the program's log says why
+enum { ZG_NVRTC_COMPILATION = 6 };  // the text does not compile; the program's log says why
 
-#define ZG_NVRTC_FUNCTIONS(X)                                                                                        \
-  X(nvrtcVersion, (int *major, int *minor))                                                                          \
-  X(nvrtcGetNumSupportedArchs, (int *out))                                                                           \
-  X(nvrtcGetSupportedArchs, (int *out))                                                                              \
-  X(nvrtcCreateProgram, (zg_nvrtc_program * out, const char *text, const char *name, int n_headers,                  \
-                         const char *const *headers, const char *const *header_names))                               \
-  X(nvrtcDestroyProgram, (zg_nvrtc_program * p))                                                                     \
-  X(nvrtcCompileProgram, (zg_nvrtc_program p, int n_options, const char *const *options))                            \
-  X(nvrtcGetCUBINSize, (zg_nvrtc_program p, size_t *out))                                                            \
-  X(nvrtcGetCUBIN, (zg_nvrtc_program p, char *out))                                                                  \
-  X(nvrtcGetProgramLogSize, (zg_nvrtc_program p, size_t *out))                                                       \
+#define ZG_NVRTC_FUNCTIONS(X)                                                                       \
+  X(nvrtcVersion, (int *major, int *minor))                                                         \
+  X(nvrtcGetNumSupportedArchs, (int *out))                                                          \
+  X(nvrtcGetSupportedArchs, (int *out))                                                             \
+  X(nvrtcCreateProgram, (zg_nvrtc_program * out, const char *text, const char *name, int n_headers, \
+                         const char *const *headers, const char *const *header_names))              \
+  X(nvrtcDestroyProgram, (zg_nvrtc_program * p))                                                    \
+  X(nvrtcCompileProgram, (zg_nvrtc_program p, int n_options, const char *const *options))           \
+  X(nvrtcGetCUBINSize, (zg_nvrtc_program p, size_t * out))                                          \
+  X(nvrtcGetCUBIN, (zg_nvrtc_program p, char *out))                                                 \
+  X(nvrtcGetProgramLogSize, (zg_nvrtc_program p, size_t * out))                                     \
   X(nvrtcGetProgramLog, (zg_nvrtc_program p, char *out))
 
 typedef struct {

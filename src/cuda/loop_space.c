@@ -1,4 +1,5 @@
-// The space of a loop kernel, simplified: fewer dims mean fewer divisions per element and longer runs for 16-byte accesses.
+// The space of a loop kernel, simplified: fewer dims mean fewer divisions per element and longer runs for
+// 16-byte accesses.
 #include "cuda/loop.h"
 
 uint32_t zg__space_operands(const zg_inst *in, uint32_t ops[3]) {
@@ -35,7 +36,8 @@ uint32_t zg__space_need(const zg__space *s, uint32_t p, bool *need) {
   memset(need, 0, s->d->n_inst);
   for (uint32_t i = s->d->n_inst; i-- > 0;) {
     const zg_inst *in = &s->d->inst[i];
-    const bool root = s->used[i] && s->phase[i] == p && (in->kind == ZG_I_REDUCE || (in->kind == ZG_I_STORE && zg__space_elem(s, in)));
+    const bool root = s->used[i] && s->phase[i] == p &&
+                      (in->kind == ZG_I_REDUCE || (in->kind == ZG_I_STORE && zg__space_elem(s, in)));
     roots += root;
     need[i] |= root;
     if (!need[i]) continue;
@@ -47,13 +49,16 @@ uint32_t zg__space_need(const zg__space *s, uint32_t p, bool *need) {
   return roots;
 }
 
-// ---- merging --------------------------------------------------------------------------------------------------------------
+// ---- merging
+// --------------------------------------------------------------------------------------------------------------
 static bool is_flat(const zg_loop_desc *d) {
   int64_t inner = 1;
   for (uint32_t r = d->n_outer; r < d->rank; r++) inner *= d->dim[r];
   if (d->n_mid) return false;
   for (uint32_t i = 0; i < d->n_inst; i++)
-    if (d->inst[i].kind == ZG_I_REDUCE || (d->inst[i].kind == ZG_I_STORE && d->inst[i].level == ZG_LEVEL_ROW && inner != 1)) return false;
+    if (d->inst[i].kind == ZG_I_REDUCE ||
+        (d->inst[i].kind == ZG_I_STORE && d->inst[i].level == ZG_LEVEL_ROW && inner != 1))
+      return false;
   return true;
 }
 
@@ -93,7 +98,8 @@ static void merge_dims(zg__space *s) {
   s->first[ZG__N_GROUPS] = s->rank;
 }
 
-// ---- vectors --------------------------------------------------------------------------------------------------------------
+// ---- vectors
+// --------------------------------------------------------------------------------------------------------------
 bool zg__space_vector(const zg__space *s, uint32_t arg, uint32_t vec) {
   const zg_view *v = &s->k->args[arg];
   if (s->rank == 0 || s->stride[arg][s->rank - 1] != 1) return false;
@@ -126,10 +132,12 @@ static uint32_t choose_vec(const zg__space *s) {
 static bool wide_offsets(const zg__space *s) {
   for (uint32_t a = 0; a < s->k->n_args; a++) {
     int64_t reach = 0;
-    for (uint32_t r = 0; r < s->rank; r++) reach += (s->stride[a][r] < 0 ? -s->stride[a][r] : s->stride[a][r]) * s->dim[r];
+    for (uint32_t r = 0; r < s->rank; r++)
+      reach += (s->stride[a][r] < 0 ? -s->stride[a][r] : s->stride[a][r]) * s->dim[r];
     if (reach > INT32_MAX) return true;
   }
-  return s->size[ZG__AT_OUTER] > INT32_MAX || s->size[ZG__AT_MID] > INT32_MAX || s->size[ZG__AT_INNER] > INT32_MAX;
+  return s->size[ZG__AT_OUTER] > INT32_MAX || s->size[ZG__AT_MID] > INT32_MAX ||
+         s->size[ZG__AT_INNER] > INT32_MAX;
 }
 
 void zg__space_init(zg__space *s, const zg_kernel *k) {

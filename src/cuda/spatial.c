@@ -1,8 +1,9 @@
 // Window geometry as text.
 #include "cuda/spatial.h"
 
-zg__spatial zg__spatial_make(int64_t n, const int64_t *in, const int64_t *out, const int64_t *ker, const int64_t *stride,
-                             const int64_t *pad, const int64_t *pad_end, const int64_t *dil) {
+zg__spatial zg__spatial_make(int64_t n, const int64_t *in, const int64_t *out, const int64_t *ker,
+                             const int64_t *stride, const int64_t *pad, const int64_t *pad_end,
+                             const int64_t *dil) {
   zg__spatial s = {.n_in = 1, .n_out = 1, .n_ker = 1};
   for (int64_t i = 0; i < 3; i++) {
     const int64_t j = i - (3 - n);
@@ -32,9 +33,11 @@ void zg__spatial_put_tap(const zg__spatial *s, zg_str *out, const char *p, const
     put_coord(out, q, s->ker, d);
     zg_str_add(out, " * %lldll;\n", (long long)s->dil[d]);
   }
-  zg_str_add(out, "const int inside = x0 >= 0 && x0 < %lldll && x1 >= 0 && x1 < %lldll && x2 >= 0 && x2 < %lldll;\n", (long long)s->in[0],
-             (long long)s->in[1], (long long)s->in[2]);
-  zg_str_add(out, "const zg_i64 tap = (x0 * %lldll + x1) * %lldll + x2;\n", (long long)s->in[1], (long long)s->in[2]);
+  zg_str_add(
+      out, "const int inside = x0 >= 0 && x0 < %lldll && x1 >= 0 && x1 < %lldll && x2 >= 0 && x2 < %lldll;\n",
+      (long long)s->in[0], (long long)s->in[1], (long long)s->in[2]);
+  zg_str_add(out, "const zg_i64 tap = (x0 * %lldll + x1) * %lldll + x2;\n", (long long)s->in[1],
+             (long long)s->in[2]);
 }
 
 void zg__spatial_put_window(const zg__spatial *s, zg_str *out, const char *t, const char *q) {
@@ -47,8 +50,9 @@ void zg__spatial_put_window(const zg__spatial *s, zg_str *out, const char *t, co
   }
   zg_str_add(out, "const int inside = ");
   for (int d = 0; d < 3; d++)
-    zg_str_add(out, "%sy%d >= 0 && y%d %% %lldll == 0 && y%d < %lldll", d ? " && " : "", d, d, (long long)s->stride[d], d,
-               (long long)(s->out[d] * s->stride[d]));
-  zg_str_add(out, ";\nconst zg_i64 win = (y0 / %lldll * %lldll + y1 / %lldll) * %lldll + y2 / %lldll;\n", (long long)s->stride[0], (long long)s->out[1],
-             (long long)s->stride[1], (long long)s->out[2], (long long)s->stride[2]);
+    zg_str_add(out, "%sy%d >= 0 && y%d %% %lldll == 0 && y%d < %lldll", d ? " && " : "", d, d,
+               (long long)s->stride[d], d, (long long)(s->out[d] * s->stride[d]));
+  zg_str_add(out, ";\nconst zg_i64 win = (y0 / %lldll * %lldll + y1 / %lldll) * %lldll + y2 / %lldll;\n",
+             (long long)s->stride[0], (long long)s->out[1], (long long)s->stride[1], (long long)s->out[2],
+             (long long)s->stride[2]);
 }

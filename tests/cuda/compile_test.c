@@ -1,5 +1,5 @@
-// Every kernel that a model's training step needs compiles with the real NVRTC, to CUBIN, for each architecture.
-// usage: compile_test CONFIG... ; exit status 77: no NVRTC
+// Every kernel that a model's training step needs compiles with the real NVRTC, to CUBIN, for each
+// architecture. usage: compile_test CONFIG... ; exit status 77: no NVRTC
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,7 +23,8 @@ static int compile_for(const char *name, const zg__code *codes, size_t n, int ar
   for (size_t i = 0; i < b.usage.n; i++) {
     most = ZG_MAX(most, b.usage.at[i].registers);
     if (b.usage.at[i].spill_stores || b.usage.at[i].spill_loads) {
-      fprintf(stderr, "%s: kernel %s spills %d bytes for sm_%d\n", name, b.usage.at[i].name, b.usage.at[i].spill_stores, arch);
+      fprintf(stderr, "%s: kernel %s spills %d bytes for sm_%d\n", name, b.usage.at[i].name,
+              b.usage.at[i].spill_stores, arch);
       bad = 1;
     }
   }
@@ -51,7 +52,8 @@ static int check(const char *path) {
   int bad = 0;
   for (size_t k = 0; k < sched->kernels.n && !s; k++) s = zg__emit(&sched->kernels.at[k], &target, &codes[k]);
   if (s) bad = fail(path, s);
-  for (size_t a = 0; a < ZG_COUNT(archs) && !bad; a++) bad |= compile_for(path, codes, sched->kernels.n, archs[a]);
+  for (size_t a = 0; a < ZG_COUNT(archs) && !bad; a++)
+    bad |= compile_for(path, codes, sched->kernels.n, archs[a]);
   for (size_t k = 0; k < sched->kernels.n; k++) zg__code_fini(&codes[k]);
   zg_free(codes);
   zg_session_close(session);
