@@ -18,6 +18,8 @@ zg_status zg__emit(const zg_kernel *k, const zg__target *t, zg__code *out) {
     case ZG_K_SCATTER: return zg__emit_scatter(k, out);
     case ZG_K_SCAN: return zg__emit_scan(k, out);
     case ZG_K_SORT: return zg__emit_sort(k, out);
+    case ZG_K_ATTENTION:
+    case ZG_K_ATTENTION_GRAD: return zg__emit_attention(k, out);
     case ZG_N_KERNELS: break;
   }
   return zg_error(ZG_INTERNAL, "%s: kernel kind %d has no CUDA form", k->label, (int)k->kind);
