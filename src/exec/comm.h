@@ -70,6 +70,9 @@ typedef struct {
 // ZG_INVALID: ranks that do not fit together, a port in use, an address of another machine; ZG_NOT_FOUND: ranks that did not come,
 // by number.
 zg_status zg_comm_connect(const zg_comm_options *o, zg_comm **out);
+// For a launcher that finds its rank o->rank running elsewhere (rank 0's address is not its own): tells rank 0 at o->addr, if one is
+// there, so that all ranks end with a message instead of waiting. A few seconds at most; failures are of no interest.
+void zg_comm_protest(const zg_comm_options *o);
 
 // Runs a collective: checks it, counts it, names it in a failure ("all_reduce of \"g0\" on rank 1 of 4: ...").
 zg_status zg_comm_run(zg_comm *c, const zg_comm_op *op);

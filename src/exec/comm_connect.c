@@ -165,3 +165,8 @@ out:
   zg__roster_fini(&c.roster);
   return status;
 }
+
+void zg_comm_protest(const zg_comm_options *o) {
+  const zg__rendezvous_options ro = {.rank = o->rank, .world = o->world, .addr = o->addr, .port = o->port, .cookie = o->cookie};
+  zg__rendezvous_protest(&ro);
+}

@@ -162,7 +162,7 @@ static zg_status come(const zg__rendezvous_options *o, zg__roster *r, const zg__
                                       o->rank, o->timeout_s, o->addr, o->port) : s;
     if (zg_time_s() - told > 10) {
       told = zg_time_s();
-      zg_warn("rank %u waits for rank 0 at %s:%u (%s)", o->rank, o->addr, o->port, zg_status_message(s));
+      zg_warn("still waiting for rank 0 at %s:%u", o->addr, o->port);
     }
     zg_status_free(s);
     usleep(50000);
@@ -178,6 +178,14 @@ zg_status zg__rendezvous(const zg__rendezvous_options *o, zg__roster *out) {
   zg_status s = o->rank == 0 ? serve(o, out, &mine) : come(o, out, &mine);
   if (s) zg__roster_fini(out);
   return s;
+}
+
+void zg__rendezvous_protest(const zg__rendezvous_options *o) {
+  const greeting g = {.magic = MAGIC, .version = VERSION, .cookie = o->cookie, .rank = o->rank, .world = o->world};
+  int fd = -1;
+  bool again;
+  zg_status_free(greet(o, o->port, &g, 2, &fd, &again));
+  zg__wire_close(fd);
 }
 
 void zg__roster_fini(zg__roster *r) {

@@ -35,4 +35,6 @@ typedef struct {
 // ZG_INVALID: ranks that do not fit together (twice the same, another world size, another version), named on every rank;
 // ZG_NOT_FOUND: ranks that have not come in time, named. Collective, blocking.
 zg_status zg__rendezvous(const zg__rendezvous_options *o, zg__roster *out);
+// One attempt to greet rank 0 at o->addr as a rank that cannot take part (a second rank 0): it then ends all ranks, with a message.
+void zg__rendezvous_protest(const zg__rendezvous_options *o);
 void zg__roster_fini(zg__roster *r);

@@ -26,10 +26,16 @@ static int listen_fd_left_to_us(void) {
   return fd;
 }
 
+// Ranks that do not belong together do not get together: what they have in common before they talk.
+// The number of ranks is not in it: ranks that disagree on that must meet, to be told.
+static uint64_t job_cookie(uint64_t job) {
+  return zg_hash(&job, sizeof job, 0x7a67);
+}
+
 static zg_status join(const zg_config *cfg, const zg_rank_env *e, zg_comm **out) {
   zg_comm_options o = {.rank = e->rank, .world = e->world, .addr = e->addr, .port = e->port, .listen_fd = -1, .exit_after_s = RANK_EXIT_S,
                        .machine = getenv("GROUP_RANK"), .n_ports = 1};
-  o.cookie = zg_hash(&e->job, sizeof e->job, e->world);
+  o.cookie = job_cookie(e->job);
   if (!o.addr[0] && cfg->main_process_ip) o.addr = cfg->main_process_ip;
   if (!o.addr[0])
     return zg_error(ZG_INVALID, "%s tells %u ranks, nothing tells where rank 0 is: set main_process_ip, or MASTER_ADDR in the environment", e->from,
@@ -108,7 +114,11 @@ static zg_status find_address(launcher *l) {
   l->listen_fd = -1;
   if (c->machine_rank > 0) return NULL;
   if (!several && !zg_config_given(c, "main_process_port")) port = 0;   // the default is for machines that must agree
-  return zg__wire_listen(l->addr, port, &l->listen_fd, &l->port);
+  zg_status status = zg__wire_listen(l->addr, port, &l->listen_fd, &l->port);
+  if (status && several) {
+    zg_comm_protest(&(zg_comm_options){.rank = 0, .world = (uint32_t)c->num_processes, .addr = l->addr, .port = port, .cookie = job_cookie(0)});
+  }
+  return status;
 }
 
 static void set_number(const char *name, uint32_t v) {
