@@ -13,7 +13,7 @@
 #include "cpu/cpu.h"
 #include "sched/reference.h"
 
-enum { TILE = 64 };
+enum { TILE = 64, STRIP = 16 };
 
 typedef struct {
   const cpu_call *c;
@@ -115,6 +115,18 @@ static int64_t keys_until(const job *j, int64_t end) {
 
 static int64_t whole(int64_t m) { return (m + 7) / 8 * 8; }   // rows that the product computes
 
+// A tile is taken in strips of queries: one, or several where the causal line crosses it, each with the keys that it needs.
+// Cuts the strip at query r off tile p; false where it needs no key of the tile.
+static bool strip_at(const job *j, const place *p, int64_t r, int64_t *step, place *out) {
+  const bool crossed = j->d->causal && p->j + p->n - 1 > p->i + j->d->offset;
+  *step = crossed ? STRIP : TILE;
+  *out = *p;
+  out->i += r;
+  out->m = ZG_MIN(*step, p->m - r);
+  out->n = ZG_MIN(p->n, keys_until(j, out->i + out->m) - p->j);
+  return out->n > 0;
+}
+
 // ---- forward --------------------------------------------------------------------------------------------------------------
 typedef struct { float *keys, *values, *q, *o, *s, *max, *sum, *keep; } forward_tiles;
 
@@ -128,6 +140,18 @@ static void pack_keys(const job *j, int64_t b, int64_t kh, int64_t n_keys, const
   }
 }
 
+// Rows r .. of the query tile against one strip's keys.
+static void forward_strip(const job *j, const place *p, int64_t r, const forward_tiles *w) {
+  const zg_vec *vec = j->c->vec;
+  const int64_t m8 = whole(p->m);
+  float *s = w->s + r * TILE, *o = w->o + r * j->ep;
+  vec->tile_gemm(m8, padded(p->n), j->de, w->q + r * j->dp, j->dp, 1, w->keys + p->j * j->dp, TILE, s, TILE, false);
+  const float scale = close_tile(j, p, s);
+  vec->tile_softmax(p->m, p->n, s, TILE, scale, w->max + r, w->sum + r, w->keep + r);
+  if (p->j) vec->tile_scale_rows(p->m, j->ep, o, j->ep, w->keep + r);
+  vec->tile_gemm(m8, j->ep, p->n, s, TILE, 1, w->values + p->j * j->ep, j->ep, o, j->ep, true);
+}
+
 static void query_tile(const job *j, place p, const forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p.m), n_keys = keys_until(j, p.i + p.m);
@@ -136,11 +160,9 @@ static void query_tile(const job *j, place p, const forward_tiles *w) {
   for (int64_t r = 0; r < m8; r++) w->max[r] = -INFINITY, w->sum[r] = 0;
   for (p.j = 0; p.j < n_keys; p.j += TILE) {
     p.n = ZG_MIN(TILE, j->s - p.j);
-    vec->tile_gemm(m8, padded(p.n), j->de, w->q, j->dp, 1, w->keys + p.j * j->dp, TILE, w->s, TILE, false);
-    const float scale = close_tile(j, &p, w->s);
-    vec->tile_softmax(p.m, p.n, w->s, TILE, scale, w->max, w->sum, w->keep);
-    if (p.j) vec->tile_scale_rows(p.m, j->ep, w->o, j->ep, w->keep);
-    vec->tile_gemm(m8, j->ep, p.n, w->s, TILE, 1, w->values + p.j * j->ep, j->ep, w->o, j->ep, true);
+    place strip;
+    for (int64_t r = 0, step; r < p.m; r += step)
+      if (strip_at(j, &p, r, &step, &strip)) forward_strip(j, &strip, r, w);
   }
   for (int64_t r = 0; r < p.m; r++) w->keep[r] = w->sum[r] > 0 ? 1.0f / w->sum[r] : 0.0f;
   vec->tile_scale_rows(p.m, j->ep, w->o, j->ep, w->keep);
@@ -202,19 +224,29 @@ static void prepare_rows(const job *j, int64_t b, int64_t kh, const backward_til
     }
 }
 
-static void backward_tile(const job *j, const place *p, int64_t row, const backward_tiles *w) {
+// Rows r .. of the query tile, which is row `row` of the head, against one strip's keys.
+static void backward_strip(const job *j, const place *p, int64_t r, int64_t row, const backward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m), n8 = whole(p->n), n16 = padded(p->n);
-  load_rows(j, j->iq, p->b, p->h, p->i, p->m, m8, w->q, j->dp);
-  load_rows(j, j->iq + 5, p->b, p->h, p->i, p->m, m8, w->dy, j->ep);
-  vec->tile_gemm(m8, n16, j->de, w->q, j->dp, 1, w->kt, TILE, w->s, TILE, false);
+  float *q = w->q + r * j->dp, *dy = w->dy + r * j->ep;
+  vec->tile_gemm(m8, n16, j->de, q, j->dp, 1, w->kt, TILE, w->s, TILE, false);
   const float scale = close_tile(j, p, w->s);
-  vec->tile_weights(p->m, p->n, w->s, TILE, scale, w->lse + row);
-  vec->tile_gemm(m8, n16, j->ev, w->dy, j->ep, 1, w->vt, TILE, w->ds, TILE, false);
-  vec->tile_gemm(n8, j->ep, p->m, w->s, 1, TILE, w->dy, j->ep, w->dv, j->ep, true);
-  vec->tile_dscores(p->m, n16, w->s, w->ds, TILE, w->delta + row, (float)j->d->scale);
-  vec->tile_gemm(n8, j->dp, p->m, w->ds, 1, TILE, w->q, j->dp, w->dk, j->dp, true);
-  vec->tile_gemm(m8, j->dp, p->n, w->ds, TILE, 1, w->k, j->dp, w->dq + row * j->dp, j->dp, true);
+  vec->tile_weights(p->m, p->n, w->s, TILE, scale, w->lse + row + r);
+  for (int64_t i = 0; i < p->m && n8 > p->n; i++)   // keys of later strips gain nothing from this one
+    memset(w->s + i * TILE + p->n, 0, sizeof(float) * (size_t)(n8 - p->n));
+  vec->tile_gemm(m8, n16, j->ev, dy, j->ep, 1, w->vt, TILE, w->ds, TILE, false);
+  vec->tile_gemm(n8, j->ep, p->m, w->s, 1, TILE, dy, j->ep, w->dv, j->ep, true);
+  vec->tile_dscores(p->m, n16, w->s, w->ds, TILE, w->delta + row + r, (float)j->d->scale);
+  vec->tile_gemm(n8, j->dp, p->m, w->ds, 1, TILE, q, j->dp, w->dk, j->dp, true);
+  vec->tile_gemm(m8, j->dp, p->n, w->ds, TILE, 1, w->k, j->dp, w->dq + (row + r) * j->dp, j->dp, true);
+}
+
+static void backward_tile(const job *j, const place *p, int64_t row, const backward_tiles *w) {
+  load_rows(j, j->iq, p->b, p->h, p->i, p->m, whole(p->m), w->q, j->dp);
+  load_rows(j, j->iq + 5, p->b, p->h, p->i, p->m, whole(p->m), w->dy, j->ep);
+  place strip;
+  for (int64_t r = 0, step; r < p->m; r += step)
+    if (strip_at(j, p, r, &step, &strip)) backward_strip(j, &strip, r, row, w);
 }
 
 static void key_tile(const job *j, int64_t b, int64_t kh, int64_t at, const backward_tiles *w) {

@@ -94,45 +94,61 @@ static void tile_transpose(int64_t m, int64_t n, const float *src, int64_t ld, f
     for (int64_t j = 0; j < n; j += 16) transpose16(src + i * ld + j, ld, dst + j * ldd + i, ldd);
 }
 
-// Sixteen partial results, which the compiler keeps in vectors.
-#define TILE_FOLD(part, step)                    \
-  for (int64_t j = 0; j + 16 <= n; j += 16)      \
-    for (int q = 0; q < 16; q++) { step(part[q], j + q); } \
-  for (int64_t j = n & ~(int64_t)15; j < n; j++) { step(part[j & 15], j); }
+// Folds of a row: sixteen partial results, which the compiler keeps in vectors, then a tree. Rows have room to a multiple of 16.
+#define TILE_TREE(part, step)             \
+  for (int w = 8; w; w /= 2)              \
+    for (int q = 0; q < w; q++) part[q] = step(part[q], part[q + w]);
+#define TILE_MAX(x, y) ((x) > (y) ? (x) : (y))
+#define TILE_ADD(x, y) ((x) + (y))
 
+#if defined(__AVX512F__)
 static float row_max(int64_t n, const float *x) {
-  float part[16], best;
+  __m512 best = _mm512_set1_ps(-INFINITY);
+  for (int64_t j = 0; j + 16 <= n; j += 16) best = _mm512_max_ps(_mm512_loadu_ps(x + j), best);
+  const __mmask16 tail = (__mmask16)((1u << (n & 15)) - 1);
+  best = _mm512_mask_max_ps(best, tail, _mm512_maskz_loadu_ps(tail, x + (n & ~(int64_t)15)), best);
+  return _mm512_reduce_max_ps(best);
+}
+#else
+static float row_max(int64_t n, const float *x) {
+  float part[16];
   for (int q = 0; q < 16; q++) part[q] = -INFINITY;
-#define STEP(p, j) p = x[j] > p ? x[j] : p
-  TILE_FOLD(part, STEP)
-#undef STEP
-  best = part[0];
-  for (int q = 1; q < 16; q++) best = part[q] > best ? part[q] : best;
-  return best;
+  for (int64_t j = 0; j + 16 <= n; j += 16)
+    for (int q = 0; q < 16; q++) part[q] = TILE_MAX(x[j + q], part[q]);
+  for (int64_t j = n & ~(int64_t)15; j < n; j++) part[j & 15] = TILE_MAX(x[j], part[j & 15]);
+  TILE_TREE(part, TILE_MAX)
+  return part[0];
 }
-
-static float row_sum(int64_t n, const float *x) {
-  float part[16] = {0}, sum = 0;
-#define STEP(p, j) p += x[j]
-  TILE_FOLD(part, STEP)
-#undef STEP
-  for (int q = 0; q < 16; q++) sum += part[q];
-  return sum;
-}
+#endif
 
 static void row_exp(int64_t n, float *x, float scale, float shift) {
   for (int64_t i = 0; i < (n + 15) / 16 * 16; i++) x[i] = m_exp(x[i] * scale - shift);
 }
 
-static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep) {
-  for (int64_t i = 0; i < m; i++, s += ld) {
-    const float old = max[i], here = row_max(n, s) * scale, now = here > old ? here : old;
-    const float shift = now == -INFINITY ? 0.0f : now;
-    keep[i] = old == -INFINITY ? 0.0f : m_exp(old - shift);
-    row_exp(n, s, scale, shift);
-    sum[i] = sum[i] * keep[i] + row_sum(n, s);
-    max[i] = now;
+// row_exp; returns the sum of the first n results.
+static float row_exp_sum(int64_t n, float *x, float scale, float shift) {
+  float part[16] = {0};
+  for (int64_t j = 0; j + 16 <= n; j += 16) {
+    float y[16];
+    for (int q = 0; q < 16; q++) y[q] = m_exp(x[j + q] * scale - shift);
+    for (int q = 0; q < 16; q++) x[j + q] = y[q], part[q] += y[q];
   }
+  const int64_t at = n & ~(int64_t)15;
+  row_exp(n - at, x + at, scale, shift);
+  for (int64_t j = at; j < n; j++) part[j & 15] += x[j];
+  TILE_TREE(part, TILE_ADD)
+  return part[0];
+}
+
+static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep) {
+  for (int64_t i = 0; i < m; i++) {   // keep: old maximum
+    const float here = row_max(n, s + i * ld) * scale;
+    keep[i] = max[i];
+    max[i] = here > max[i] ? here : max[i];
+  }
+  for (int64_t i = 0; i < m; i++) keep[i] = m_exp(keep[i] - (max[i] == -INFINITY ? 0.0f : max[i]));
+  for (int64_t i = 0; i < m; i++)
+    sum[i] = sum[i] * keep[i] + row_exp_sum(n, s + i * ld, scale, max[i] == -INFINITY ? 0.0f : max[i]);
 }
 
 static void tile_weights(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse) {
@@ -155,10 +171,10 @@ static void tile_scale_rows(int64_t m, int64_t n, float *c, int64_t ld, const fl
 }
 
 static float tile_dot(int64_t n, const float *x, const float *y) {
-  float part[16] = {0}, sum = 0;
-#define STEP(p, j) p += x[j] * y[j]
-  TILE_FOLD(part, STEP)
-#undef STEP
-  for (int q = 0; q < 16; q++) sum += part[q];
-  return sum;
+  float part[16] = {0};
+  for (int64_t j = 0; j + 16 <= n; j += 16)
+    for (int q = 0; q < 16; q++) part[q] += x[j + q] * y[j + q];
+  for (int64_t j = n & ~(int64_t)15; j < n; j++) part[j & 15] += x[j] * y[j];
+  TILE_TREE(part, TILE_ADD)
+  return part[0];
 }
