@@ -19,6 +19,21 @@ static void replace(zg_graph **g, zg_graph *with) {
   *g = with;
 }
 
+// `results`: with the model's own outputs.
+static zg_status copy_graph(const zg_graph *g, bool results, zg_graph **out) {
+  zg_builder *b = zg_builder_new();
+  zg_val *map = zg_alloc(sizeof *map * g->values.n);
+  for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(b, g, &g->nodes.at[i], map);
+  for (size_t i = 0; i < g->outputs.n; i++) {
+    const zg_output *o = &g->outputs.at[i];
+    if (!results && o->kind == ZG_OUT_VALUE && o->name[0] != '@') continue;
+    zg_builder_output(b, o->kind, o->name, map[o->val.id], map[o->target.id]);
+  }
+  zg_builder_props(b, g->props);
+  zg_free(map);
+  return zg_builder_finish(b, out);
+}
+
 static zg_status each_graph(zg_pipeline *p, zg_status (*f)(const zg_graph *, zg_graph **)) {
   zg_graph **all[] = {&p->main, &p->norm, &p->update, &p->eval};
   for (size_t i = 0; i < ZG_COUNT(all); i++) {
@@ -37,10 +52,18 @@ static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lo
 static zg_status opt_merge_products(zg_pipeline *p) { return each_graph(p, zg_pass_opt_merge_products); }
 static zg_status lower_bf16(zg_pipeline *p) { return p->o.bf16 ? each_graph(p, zg_pass_lower_bf16) : NULL; }
 
+// The loss takes the place of the model's outputs: nobody reads those of a step, and logits kept to its end would be there twice.
+static zg_status attach_loss_to(zg_graph **g, const zg_loss_spec *losses, uint32_t n) {
+  zg_graph *with, *alone;
+  ZG_TRY(zg_pass_attach_loss(*g, losses, n, &with));
+  zg_status s = copy_graph(with, false, &alone);
+  zg_graph_free(with);
+  if (!s) replace(g, alone);
+  return s;
+}
+
 static zg_status attach_loss(zg_pipeline *p) {
-  zg_graph *r;
-  ZG_TRY(zg_pass_attach_loss(p->main, p->o.losses, p->o.n_losses, &r));
-  replace(&p->main, r);
+  ZG_TRY(attach_loss_to(&p->main, p->o.losses, p->o.n_losses));
   if (!p->eval) return NULL;
   zg_loss_spec specs[16];
   if (p->o.n_losses > ZG_COUNT(specs)) return zg_error(ZG_INVALID, "loss: at most %zu losses can be summed", ZG_COUNT(specs));
@@ -48,9 +71,7 @@ static zg_status attach_loss(zg_pipeline *p) {
     specs[i] = p->o.losses[i];
     specs[i].accuracy = i == 0;
   }
-  ZG_TRY(zg_pass_attach_loss(p->eval, specs, p->o.n_losses, &r));
-  replace(&p->eval, r);
-  return NULL;
+  return attach_loss_to(&p->eval, specs, p->o.n_losses);
 }
 
 static zg_status lower_autodiff(zg_pipeline *p) {
@@ -281,19 +302,6 @@ static zg_status run_pass(zg_pipeline *p, const pass *x) {
   return NULL;
 }
 
-static zg_status copy_graph(const zg_graph *g, zg_graph **out) {
-  zg_builder *b = zg_builder_new();
-  zg_val *map = zg_alloc(sizeof *map * g->values.n);
-  for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(b, g, &g->nodes.at[i], map);
-  for (size_t i = 0; i < g->outputs.n; i++) {
-    const zg_output *o = &g->outputs.at[i];
-    zg_builder_output(b, o->kind, o->name, map[o->val.id], map[o->target.id]);
-  }
-  zg_builder_props(b, g->props);
-  zg_free(map);
-  return zg_builder_finish(b, out);
-}
-
 zg_status zg_pipeline_run(const zg_graph *g, const zg_pipeline_options *o, zg_pipeline *out) {
   zg_status status = NULL;
   *out = (zg_pipeline){.o = *o};
@@ -303,8 +311,8 @@ zg_status zg_pipeline_run(const zg_graph *g, const zg_pipeline_options *o, zg_pi
     const char *near = zg_nearest(o->stop_after, zg_pipeline_pass_names(), ZG_COUNT(pipeline));
     return zg_error(ZG_INVALID, "no pass is called \"%s\"%s%s%s", o->stop_after, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
   }
-  ZG_TRY_OUT(copy_graph(g, &out->main));
-  if (o->eval && o->mode == ZG_RUN_TRAIN) ZG_TRY_OUT(copy_graph(o->eval, &out->eval));
+  ZG_TRY_OUT(copy_graph(g, true, &out->main));
+  if (o->eval && o->mode == ZG_RUN_TRAIN) ZG_TRY_OUT(copy_graph(o->eval, true, &out->eval));
   out->stopped_at = "import";
   for (size_t i = 0; i < ZG_COUNT(pipeline) && !(o->stop_after && !strcmp(o->stop_after, out->stopped_at)); i++) {
     const pass *x = &pipeline[i];
