@@ -130,18 +130,36 @@ static zg_status no_array(const zg_session *s, const char *input, const char *ar
   return e;
 }
 
+// The elements of a sequence are the arrays NAME[0], NAME[1], ...
+static void match_elements(zg_session *s, const zg_signature *in, zg_type *types, const char **names, uint32_t *n) {
+  zg_type t;
+  for (uint32_t k = 0;; k++) {
+    const char *name = zg_arena_printf(&s->mem, "%s[%u]", in->name, k);
+    if (!array_type(s, name, &t)) return;
+    t.dtype = in->dtype;
+    types[*n] = t;
+    names[(*n)++] = name;
+    add_feed(s, name, name, &t);
+  }
+}
+
 // Shapes of the inputs as the data give them, and the feeds.
 static zg_status match_inputs(zg_session *s, zg_type **out_types, const char ***out_names, uint32_t *out_n) {
   uint32_t n;
   const zg_signature *in = zg_onnx_inputs(s->model, &n);
-  *out_types = ZG_NEW_N(&s->mem, zg_type, n + 1);
-  *out_names = ZG_NEW_N(&s->mem, const char *, n + 1);
+  *out_types = ZG_NEW_N(&s->mem, zg_type, n + n_arrays(s) + 1);
+  *out_names = ZG_NEW_N(&s->mem, const char *, n + n_arrays(s) + 1);
   *out_n = 0;
   if (!s->inputs && !s->train) return NULL;
   for (uint32_t i = 0; i < n; i++) {
     const char *array = zg_session_array(s, in[i].name);
     zg_type t;
+    if (in[i].sequence) {
+      match_elements(s, &in[i], *out_types, *out_names, out_n);
+      continue;
+    }
     if (!array_type(s, array, &t)) {
+      if (in[i].optional) continue;
       const char *guess = n == 1 && array == in[i].name ? guess_array(s) : NULL;
       if (!guess || !array_type(s, guess, &t)) return no_array(s, in[i].name, array);
       zg_log(1, "input \"%s\" takes array \"%s\"", in[i].name, guess);

@@ -33,15 +33,27 @@ static zg_sym_dim sym_dim(zg_onnx_model *m, const char *input, uint32_t i,
 
 zg_status zg__signature(zg_onnx_model *m, const Onnx__ValueInfoProto *v, zg_signature *out) {
   *out = (zg_signature){.name = zg_arena_str(&m->mem, zg__str(v->name))};
-  if (!v->type || v->type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !v->type->tensor_type)
+  const Onnx__TypeProto *type = v->type;
+  if (type && type->value_case == ONNX__TYPE_PROTO__VALUE_OPTIONAL_TYPE && type->optional_type) {
+    out->optional = true;
+    type = type->optional_type->elem_type;
+  }
+  if (type && type->value_case == ONNX__TYPE_PROTO__VALUE_SEQUENCE_TYPE && type->sequence_type) {
+    out->sequence = true;
+    type = type->sequence_type->elem_type;
+  }
+  if (!type || type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !type->tensor_type) {
+    out->sequence = out->optional = false;
     return NULL;
-  const Onnx__TypeProto__Tensor *t = v->type->tensor_type;
+  }
+  const Onnx__TypeProto__Tensor *t = type->tensor_type;
   zg_status s = zg_onnx_dtype(t->elem_type, &out->dtype);
   if (s) {
     zg_status_free(s);
+    out->sequence = out->optional = false;
     return NULL;
   }
-  if (!t->shape || t->shape->n_dim > ZG_MAX_RANK) return NULL;
+  if (out->sequence || !t->shape || t->shape->n_dim > ZG_MAX_RANK) return NULL;
   out->known = true;
   out->rank = (uint32_t)t->shape->n_dim;
   for (uint32_t i = 0; i < out->rank; i++) out->dim[i] = sym_dim(m, out->name, i, t->shape->dim[i]);

@@ -27,6 +27,34 @@ static const zg_tensor *known_value(const zg_import_options *o, const char *name
   return NULL;
 }
 
+static bool is_given(const zg_import_options *o, const char *name, zg_type *out) {
+  for (uint32_t i = 0; i < o->n_inputs; i++)
+    if (!strcmp(o->input_names[i], name)) {
+      *out = o->input_types[i];
+      return true;
+    }
+  return false;
+}
+
+static zg_val input_value(zg__import *im, const char *name, const zg_type *t) {
+  const zg_tensor *known = known_value(im->o, name);
+  return known ? zg_b_const_data(im->b, &known->type, known->data) : zg_b_input(im->b, name, t);
+}
+
+// A sequence has as many elements as the data give; an optional sequence of none is an empty optional.
+static void bind_sequence(zg__import *im, zg__scope *s, const zg_signature *sig) {
+  zg_type t;
+  uint32_t n = 0;
+  while (is_given(im->o, zg_arena_printf(&im->mem, "%s[%u]", sig->name, n), &t)) n++;
+  zg_val *at = ZG_NEW_N(&im->mem, zg_val, n + 1);
+  for (uint32_t i = 0; i < n; i++) {
+    const char *name = zg_arena_printf(&im->mem, "%s[%u]", sig->name, i);
+    is_given(im->o, name, &t);
+    at[i] = input_value(im, name, &t);
+  }
+  zg__bind(s, sig->name, n || !sig->optional ? (zg__binding){.kind = ZG__LIST, .list = {n, at}} : (zg__binding){.kind = ZG__NOTHING});
+}
+
 // Inputs that some live node or output reads; the others would only have to be fed.
 static zg_status make_inputs(zg__import *im, zg__scope *s, const zg_map *reads) {
   for (size_t i = 0; i < im->m->inputs.n; i++) {
@@ -36,9 +64,16 @@ static zg_status make_inputs(zg__import *im, zg__scope *s, const zg_map *reads) 
       zg_log(1, "%s: input \"%s\" is not used", im->m->path, sig->name);
       continue;
     }
+    if (sig->sequence) {
+      bind_sequence(im, s, sig);
+      continue;
+    }
+    if (sig->optional && !is_given(im->o, sig->name, &t)) {
+      zg__bind(s, sig->name, (zg__binding){.kind = ZG__NOTHING});
+      continue;
+    }
     ZG_TRY(zg__input_type(im, sig, sig->known ? "" : zg__why_unknown(input_proto(im->m, sig->name)), &t));
-    const zg_tensor *known = known_value(im->o, sig->name);
-    zg__bind(s, sig->name, zg__of_val(known ? zg_b_const_data(im->b, &known->type, known->data) : zg_b_input(im->b, sig->name, &t)));
+    zg__bind(s, sig->name, zg__of_val(input_value(im, sig->name, &t)));
   }
   return zg__unbound_dims(im);
 }
@@ -48,7 +83,7 @@ static void find_reads(const Onnx__GraphProto *g, const uint32_t *order, uint32_
   for (size_t i = 0; i < g->n_output; i++) zg_map_put(reads, zg__str(g->output[i]->name), 0);
 }
 
-// ---- outputs
+// ---- outputs: a sequence gives NAME[0], NAME[1], ..., an empty optional nothing
 // ------------------------------------------------------------------------------------------------------------
 static zg_status make_outputs(zg__import *im, zg__scope *s) {
   const Onnx__GraphProto *g = im->m->proto->graph;
@@ -59,16 +94,17 @@ static zg_status make_outputs(zg__import *im, zg__scope *s) {
     zg__binding x;
     if (!zg__lookup(s, name, &x)) return zg_error(ZG_INVALID, "output \"%s\" is made by no node", name);
     ZG_TRY(zg__as_value(im, &x));
-    const char *bad = x.kind == ZG__POISON  ? x.why
-                      : x.kind == ZG__VALUE ? NULL
-                                            : "it is a sequence, not a tensor";
+    const char *bad = x.kind == ZG__POISON ? x.why : NULL;
     if (bad) {
       if (!why) why = bad;
       if (g->n_output > 1) zg_warn("%s: output \"%s\" is left out: %s", im->m->path, name, bad);
       continue;
     }
     n_good++;
-    zg_builder_output(im->b, ZG_OUT_VALUE, zg_arena_str(zg_builder_arena(im->b), name), x.val, (zg_val){0});
+    for (uint32_t k = 0; x.kind == ZG__LIST && k < x.list.n; k++)
+      zg_builder_output(im->b, ZG_OUT_VALUE, zg_arena_printf(zg_builder_arena(im->b), "%s[%u]", name, k), x.list.at[k], (zg_val){0});
+    if (x.kind == ZG__VALUE)
+      zg_builder_output(im->b, ZG_OUT_VALUE, zg_arena_str(zg_builder_arena(im->b), name), x.val, (zg_val){0});
   }
   if (!n_good) return zg_error(ZG_UNSUPPORTED, "%s", why ? why : "the graph has no outputs");
   return NULL;

@@ -13,7 +13,9 @@ void zg_onnx_free(zg_onnx_model *m);           // NULL ok
 
 // The model's signature, before anything is bound. Arrays are borrowed from the model.
 typedef struct { int64_t value; const char *symbol; } zg_sym_dim;     // value >= 0, or a symbol; unnamed ones get "INPUT_dimN"
-typedef struct { const char *name; zg_dtype dtype; uint32_t rank; zg_sym_dim dim[ZG_MAX_RANK]; bool known; } zg_signature;
+typedef struct { const char *name; zg_dtype dtype; uint32_t rank; zg_sym_dim dim[ZG_MAX_RANK]; bool known;
+  bool sequence, optional;         // sequence: of tensors of dtype, not `known`; its elements are fed and read as NAME[0], NAME[1], ...
+} zg_signature;
 const zg_signature *zg_onnx_inputs(const zg_onnx_model *m, uint32_t *n);    // graph inputs that are not initializers
 const zg_signature *zg_onnx_outputs(const zg_onnx_model *m, uint32_t *n);
 int64_t zg_onnx_opset(const zg_onnx_model *m);

@@ -225,13 +225,15 @@ typedef struct {
   const char *op_type;
   zg_status (*run)(zg__structural *x);
   bool lists_only;
+  const char *domain;  // NULL: ""
 } zg__structural_row;
-// The row of a structural op of domain ""; lists_only rows apply only when an operand is a list.
-const zg__structural_row *zg__find_structural(const char *op_type);
+// The row of a structural op; lists_only rows apply only when an operand is a list.
+const zg__structural_row *zg__find_structural(const char *op_type, const char *domain);
 zg_status zg__run_if(zg__structural *x);  // control.c
 zg_status zg__run_loop(zg__structural *x);
 zg_status zg__run_scan(zg__structural *x);
 extern const zg__structural_row zg__sequence_rows[];                  // sequence.c; ends with NULL
+extern const zg__structural_row zg__preview_rows[];                   // preview.c; ends with NULL
 zg_status zg__arg_value(zg__structural *x, uint32_t i, zg_val *out);  // operand i, which must be a tensor
 bool zg__arg_present(const zg__structural *x, uint32_t i);
 zg_status zg__builder_error(

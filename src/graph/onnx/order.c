@@ -30,12 +30,22 @@ static void each_graph_read(const Onnx__GraphProto *g, const defined *outer, rea
   zg_map_fini(&d.names);
 }
 
+static void read_attribute(const ProtobufCBinaryData *s, const defined *inner, read_fn *fn, void *user) {
+  zg_str name = {0};
+  zg_str_add(&name, "%.*s", (int)s->len, (const char *)s->data);
+  if (!is_defined(inner, name.at)) fn(user, name.at);
+  zg_str_fini(&name);
+}
+
 // Calls fn for every name from outside that the node reads, through its subgraphs too.
 static void each_read(const Onnx__NodeProto *n, const defined *inner, read_fn *fn, void *user) {
   for (size_t i = 0; i < n->n_input; i++)
     if (*zg__str(n->input[i]) && !is_defined(inner, n->input[i])) fn(user, n->input[i]);
+  const bool by_name = !strcmp(zg__str(n->op_type), "Gradient");   // its attribute y is the name of a tensor
   for (size_t i = 0; i < n->n_attribute; i++)
-    if (n->attribute[i]->g) each_graph_read(n->attribute[i]->g, inner, fn, user);
+    if (by_name && !strcmp(zg__str(n->attribute[i]->name), "y") && n->attribute[i]->has_s)
+      read_attribute(&n->attribute[i]->s, inner, fn, user);
+    else if (n->attribute[i]->g) each_graph_read(n->attribute[i]->g, inner, fn, user);
 }
 
 static void put_name(void *user, const char *name) { zg_map_put(user, name, 0); }

@@ -168,8 +168,7 @@ static zg_status concat(zg__structural *x) {
 }
 
 static zg_status pass(zg__structural *x) {
-  if (!x->n_in) return zg_onnx_error(x->view, ZG_UNSUPPORTED, "an empty optional");
-  x->out[0] = x->in[0];
+  x->out[0] = x->n_in ? x->in[0] : (zg__binding){.kind = ZG__NOTHING};   // an empty optional
   return NULL;
 }
 
@@ -211,18 +210,18 @@ static zg_status map(zg__structural *x) {
 }
 
 const zg__structural_row zg__sequence_rows[] = {
-    {"SequenceConstruct", construct, false},
-    {"SequenceEmpty", empty, false},
-    {"SequenceAt", at, false},
-    {"SequenceLength", length, false},
-    {"SequenceInsert", insert, false},
-    {"SequenceErase", erase, false},
-    {"SplitToSequence", split, false},
-    {"ConcatFromSequence", concat, false},
-    {"SequenceMap", map, false},
-    {"Identity", pass, true},
-    {"Optional", pass, false},
-    {"OptionalGetElement", pass, false},
-    {"OptionalHasElement", has_element, false},
-    {NULL, NULL, false},
+    {"SequenceConstruct", construct, false, NULL},
+    {"SequenceEmpty", empty, false, NULL},
+    {"SequenceAt", at, false, NULL},
+    {"SequenceLength", length, false, NULL},
+    {"SequenceInsert", insert, false, NULL},
+    {"SequenceErase", erase, false, NULL},
+    {"SplitToSequence", split, false, NULL},
+    {"ConcatFromSequence", concat, false, NULL},
+    {"SequenceMap", map, false, NULL},
+    {"Identity", pass, true, NULL},
+    {"Optional", pass, false, NULL},
+    {"OptionalGetElement", pass, false, NULL},
+    {"OptionalHasElement", has_element, false, NULL},
+    {NULL, NULL, false, NULL},
 };

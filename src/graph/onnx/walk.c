@@ -358,7 +358,7 @@ static zg_status dispatch(zg__import *im, zg__scope *s, zg_onnx_node *v, const O
   if (func >= 0) return call_function(im, v, s->frame, n, im->m->proto->functions[func], in, out);
   if (standard && !strcmp(v->op_type, "Constant"))
     return v->n_out ? constant(im, v, n, s->frame, &out[0]) : NULL;
-  const zg__structural_row *row = standard ? zg__find_structural(v->op_type) : NULL;
+  const zg__structural_row *row = zg__find_structural(v->op_type, v->domain);
   bool lists = false;
   for (uint32_t i = 0; i < v->n_in; i++) lists |= in[i].kind == ZG__LIST;
   if (!row || (row->lists_only && !lists)) return run_ordinary(im, v, s->frame, in, out);
@@ -427,13 +427,13 @@ zg_status zg__run_nodes(zg__import *im, zg__scope *s, Onnx__NodeProto *const *no
 // ---- structural nodes
 // ---------------------------------------------------------------------------------------------------
 static const zg__structural_row control_rows[] = {
-    {"If", zg__run_if, false}, {"Loop", zg__run_loop, false}, {"Scan", zg__run_scan, false}};
+    {"If", zg__run_if}, {"Loop", zg__run_loop}, {"Scan", zg__run_scan}, {NULL, NULL}};
 
-const zg__structural_row *zg__find_structural(const char *op_type) {
-  for (size_t i = 0; i < ZG_COUNT(control_rows); i++)
-    if (!strcmp(control_rows[i].op_type, op_type)) return &control_rows[i];
-  for (const zg__structural_row *r = zg__sequence_rows; r->op_type; r++)
-    if (!strcmp(r->op_type, op_type)) return r;
+const zg__structural_row *zg__find_structural(const char *op_type, const char *domain) {
+  const zg__structural_row *const tables[] = {control_rows, zg__sequence_rows, zg__preview_rows};
+  for (size_t i = 0; i < ZG_COUNT(tables); i++)
+    for (const zg__structural_row *r = tables[i]; r->op_type; r++)
+      if (!strcmp(r->op_type, op_type) && !strcmp(r->domain ? r->domain : "", domain)) return r;
   return NULL;
 }
 
