@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "cuda/cuda.h"
 #include "exec/device.h"
 #include "graph/op.h"
 
@@ -25,6 +26,10 @@ static zg_status devices(int argc, char **argv) {
   zg_device_cpu.info(d, &info);
   printf("%-5s %d threads, %llu MiB of memory, %s\n", info.name, info.threads, (unsigned long long)(info.memory_bytes >> 20), info.text);
   zg_device_cpu.close(d);
+  zg_str cuda = {0};
+  zg_cuda_report(&cuda);
+  printf("%s", cuda.at);
+  zg_str_fini(&cuda);
   return NULL;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "cuda/cuda.h"
 #include "train/session_priv.h"
 
 // ---- run-time access ----------------------------------------------------------------------------------------------
@@ -247,8 +248,13 @@ static zg_status run_pipeline(zg_session *s) {
 
 static zg_status open_device(zg_session *s) {
   const zg_device_vtable *vt = &zg_device_cpu;   // also for plans: its kernels' scratch is part of them
-  if (s->cfg->device == ZG_CFG_DEVICE_CUDA)
-    return zg_error(ZG_UNSUPPORTED, "device: cuda is not in this build; use device: cpu");
+  const bool want_cuda = s->cfg->device == ZG_CFG_DEVICE_CUDA, may_cuda = s->cfg->device == ZG_CFG_DEVICE_AUTO && !s->o.comm;
+  if (!s->o.no_device && (want_cuda || may_cuda)) {
+    zg_status found = zg_device_cuda.open(0, &s->device);
+    if (!found || want_cuda) return found;
+    zg_log(1, "device: cpu, because: %s", zg_status_message(found));
+    zg_status_free(found);
+  }
   int threads = s->cfg->threads == ZG_UNSET ? 0 : (int)s->cfg->threads;
   if (!threads && s->o.comm && s->o.comm->local_world > 1) {
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
