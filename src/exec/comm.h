@@ -74,6 +74,10 @@ zg_status zg_comm_connect(const zg_comm_options *o, zg_comm **out);
 // there, so that all ranks end with a message instead of waiting. A few seconds at most; failures are of no interest.
 void zg_comm_protest(const zg_comm_options *o);
 
+// Ranks that an MPI's launcher has started, through that MPI. flavour: "mpich" or "openmpi". rank, world: what the launcher says.
+// ZG_NOT_FOUND: no module for it in this build; ZG_INVALID: launcher and MPI disagree. A process can do this once.
+zg_status zg_comm_mpi_connect(const char *flavour, uint32_t rank, uint32_t world, zg_comm **out);
+
 // Runs a collective: checks it, counts it, names it in a failure ("all_reduce of \"g0\" on rank 1 of 4: ...").
 zg_status zg_comm_run(zg_comm *c, const zg_comm_op *op);
 zg_status zg_comm_all_reduce(zg_comm *c, uint32_t group, zg_dtype t, void *data, uint64_t n, const char *what);

@@ -8,8 +8,8 @@
 static const double STEP_S = 20;
 
 zg_status zg__procs_check(zg__procs *p, uint32_t rank, double since) {
-  ZG_TRY(zg__watch_status(p->watch));
-  if (zg__watch_left(p->watch, rank)) return zg_error(ZG_CANCELLED, "rank %u has ended its run already", rank);
+  if (p->watch) ZG_TRY(zg__watch_status(p->watch));
+  if (p->watch && zg__watch_left(p->watch, rank)) return zg_error(ZG_CANCELLED, "rank %u has ended its run already", rank);
   const double waited = zg_time_s() - since;
   if (waited < p->patience_s) return NULL;
   return zg_error(ZG_CANCELLED, "rank %u has not come for %.0f s: it hangs, or needs longer than all others", rank, waited);

@@ -35,8 +35,11 @@ static uint64_t job_cookie(uint64_t job) {
 static zg_status join(const zg_config *cfg, const zg_rank_env *e, zg_comm **out) {
   zg_comm_options o = {.rank = e->rank, .world = e->world, .addr = e->addr, .port = e->port, .listen_fd = -1, .exit_after_s = RANK_EXIT_S,
                        .machine = getenv("GROUP_RANK"), .n_ports = 1};
+  const char *way = getenv("ZG_COMM");            // mpi: although ranks could meet otherwise; tcp: on one machine as well
+  o.no_shm = way && !strcmp(way, "tcp");
   o.cookie = job_cookie(e->job);
   if (!o.addr[0] && cfg->main_process_ip) o.addr = cfg->main_process_ip;
+  if (e->mpi && (way ? !strcmp(way, "mpi") : !o.addr[0])) return zg_comm_mpi_connect(e->mpi, e->rank, e->world, out);
   if (!o.addr[0])
     return zg_error(ZG_INVALID, "%s tells %u ranks, nothing tells where rank 0 is: set main_process_ip, or MASTER_ADDR in the environment", e->from,
                     e->world);

@@ -11,6 +11,7 @@ typedef struct {
   char addr[256];                                  // "": not told
   uint16_t port;                                   // 0: not told
   uint64_t job;                                    // the same on all ranks, where something tells
+  const char *mpi;                                 // "mpich", "openmpi": started by that one's launcher; NULL
   bool port_taken;                                 // torchrun listens at `port` itself: ranks meet at the ones behind it
 } zg_rank_env;
 // ZG_INVALID: a variable without its partner, or that is no number.

@@ -9,12 +9,12 @@
 #include <unistd.h>
 #include "train/launch.h"
 
-typedef struct { const char *rank, *world, *local_rank, *local_world[2], *job; } source;
+typedef struct { const char *rank, *world, *local_rank, *local_world[2], *job, *mpi; } source;
 static const source sources[] = {
-    {"RANK", "WORLD_SIZE", "LOCAL_RANK", {"LOCAL_WORLD_SIZE", "LOCAL_SIZE"}, "TORCHELASTIC_RUN_ID"},
-    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", {"OMPI_COMM_WORLD_LOCAL_SIZE", NULL}, "PMIX_NAMESPACE"},
-    {"PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", {"MPI_LOCALNRANKS", NULL}, NULL},
-    {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", {NULL, NULL}, "SLURM_JOB_ID"},
+    {"RANK", "WORLD_SIZE", "LOCAL_RANK", {"LOCAL_WORLD_SIZE", "LOCAL_SIZE"}, "TORCHELASTIC_RUN_ID", NULL},
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", {"OMPI_COMM_WORLD_LOCAL_SIZE", NULL}, "PMIX_NAMESPACE", "openmpi"},
+    {"PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", {"MPI_LOCALNRANKS", NULL}, NULL, "mpich"},
+    {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", {NULL, NULL}, "SLURM_JOB_ID", NULL},
 };
 
 static zg_status read_number(const char *name, uint32_t limit, uint32_t *out) {
@@ -61,6 +61,7 @@ zg_status zg_rank_env_read(zg_rank_env *out) {
       continue;
     }
     out->from = s->rank;
+    out->mpi = s->mpi;
     ZG_TRY(read_number(s->rank, INT_MAX, &out->rank));
     ZG_TRY(read_number(s->world, INT_MAX, &out->world));
     ZG_TRY(read_number(s->local_rank, INT_MAX, &out->local_rank));
