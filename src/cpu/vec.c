@@ -5,7 +5,12 @@
 #include "cpu/vec_math.h"
 #include "cpu/vec_tile.h"
 
-#define EACH _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)
+#if defined(__clang__)
+#define NO_CARRIED_DEPENDENCE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NO_CARRIED_DEPENDENCE _Pragma("GCC ivdep")
+#endif
+#define EACH NO_CARRIED_DEPENDENCE for (int64_t i = 0; i < n; i++)
 #define ARGS int64_t n, void *dst, const void *pa, const void *pb, const void *pc, uint32_t op
 #define UNUSED (void)pa, (void)pb, (void)pc, (void)op
 typedef int64_t i64;
@@ -65,7 +70,7 @@ typedef double f64;
     f32 *d = dst, tail[16] = {0};                                                         \
     const f32 *a = pa;                                                                    \
     const i64 whole = n & ~(i64)15;                                                       \
-    _Pragma("GCC ivdep") for (i64 i = 0; i < whole; i++) { const f32 x = a[i]; d[i] = (expr); } \
+    NO_CARRIED_DEPENDENCE for (i64 i = 0; i < whole; i++) { const f32 x = a[i]; d[i] = (expr); } \
     if (whole == n) return;                                                               \
     memcpy(tail, a + whole, (size_t)(n - whole) * 4);                                     \
     for (int i = 0; i < 16; i++) { const f32 x = tail[i]; tail[i] = (expr); }             \

@@ -68,6 +68,7 @@ static void sum_bf16(void *dst, const void *const *src, uint32_t n_src, uint64_t
 static void sum_f16(void *dst, const void *const *src, uint32_t n_src, uint64_t n) { SUM_HALF(f16_up_n, f16_down_n) }
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2,f16c")))
 
@@ -83,7 +84,11 @@ AVX2 static void f16_down_avx2(uint16_t *to, const float *from, uint64_t n) {
 }
 AVX2 static void sum_f16_avx2(void *dst, const void *const *src, uint32_t n_src, uint64_t n) { SUM_HALF(f16_up_avx2, f16_down_avx2) }
 AVX2 static void sum_bf16_avx2(void *dst, const void *const *src, uint32_t n_src, uint64_t n) { SUM_HALF(bf16_up_n, bf16_down_n) }
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+// clang 14's __builtin_cpu_supports does not know f16c.
+static bool has_avx2(void) {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 #else
 static bool has_avx2(void) { return false; }
 #define sum_f16_avx2 sum_f16
