@@ -70,6 +70,7 @@ static zg_status attach_loss(zg_pipeline *p) {
   for (uint32_t i = 0; i < p->o.n_losses; i++) {
     specs[i] = p->o.losses[i];
     specs[i].accuracy = i == 0;
+    specs[i].labels_known = false;   // its batches may be of another size; the prediction says which
   }
   return attach_loss_to(&p->eval, specs, p->o.n_losses);
 }
@@ -112,6 +113,34 @@ static zg_status lower_update(zg_pipeline *p) {
   return NULL;
 }
 
+// The evaluation set may come in other batches than the training set: its graph gets inputs of its own.
+static zg_status own_inputs(const zg_graph *g, zg_graph **out) {
+  zg_builder *b = zg_builder_new();
+  zg_val *map = zg_alloc(sizeof *map * g->values.n);
+  for (size_t i = 0; i < g->nodes.n; i++) {
+    const zg_node *n = &g->nodes.at[i];
+    const char *name = n->op == &zg_op_input ? ((const zg_input_attr *)n->attr)->name : NULL;
+    if (name && name[0] != '@')
+      map[n->out] = zg_b_input(b, zg_arena_printf(zg_builder_arena(b), "eval:%s", name), zg_type_of(g, zg_out(n, 0)));
+    else
+      zg_emit_copy(b, g, n, map);
+  }
+  for (size_t i = 0; i < g->outputs.n; i++) {
+    const zg_output *o = &g->outputs.at[i];
+    zg_builder_output(b, o->kind, o->name, map[o->val.id], map[o->target.id]);
+  }
+  zg_builder_props(b, g->props);
+  zg_free(map);
+  return zg_builder_finish(b, out);
+}
+
+static zg_status lower_eval(zg_pipeline *p) {
+  zg_graph *r;
+  ZG_TRY(own_inputs(p->eval, &r));
+  replace(&p->eval, r);
+  return zg_lower_graph(p->sched, p->eval, "eval");
+}
+
 static zg_status opt_recompute(zg_pipeline *p);
 static zg_status lower(zg_pipeline *p) {
   static const char *const names[] = {"forward", "grad", "step"};
@@ -119,7 +148,7 @@ static zg_status lower(zg_pipeline *p) {
   ZG_TRY(zg_lower_graph(p->sched, p->main, p->update ? "micro" : names[p->o.mode]));
   if (p->o.spread.self && p->o.spread.two_micros) ZG_TRY(zg_lower_graph(p->sched, p->main, "micro_last"));
   if (p->update) ZG_TRY(lower_update(p));
-  return p->eval ? zg_lower_graph(p->sched, p->eval, "eval") : NULL;
+  return p->eval ? lower_eval(p) : NULL;
 }
 
 static zg_status spread(zg_pipeline *p, zg_status (*f)(void *self, zg_sched *s)) {

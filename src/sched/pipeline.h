@@ -30,7 +30,8 @@ typedef struct {
   zg_opt_spec optimizer;                              // TRAIN
   bool bf16;                                          // products and attention in bf16 (graph/pass/lower_bf16.c)
   int64_t micro_steps;                                // gradient accumulation, >= 1
-  const zg_graph *eval;                               // TRAIN: the model imported for evaluation; adds segment "eval"; may be NULL
+  const zg_graph *eval;                               // TRAIN: the model imported for evaluation; adds segment "eval", whose inputs are
+                                                      // called "eval:NAME"; may be NULL
   const char *stop_after;                             // pass name; the IR is then left as that pass made it
   // Bytes of scratch kernels want on the device that will run them; NULL: none.
   zg_status (*add_workspaces)(void *device, zg_sched *s);

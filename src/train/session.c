@@ -38,16 +38,16 @@ static zg_status feed_npz(zg_session *s) {
 
 zg_status zg_session_feed(zg_session *s, zg_data *set, uint64_t consumed) {
   if (s->inputs) return feed_npz(s);
+  const zg_feeds *feeds = set == s->eval && s->eval ? &s->eval_feeds : &s->feeds;
   zg_data_dst dst[64];
   size_t n = 0;
-  for (size_t i = 0; i < s->feeds.n; i++) {
-    const zg_feed *f = &s->feeds.at[i];
-    int64_t array = set == s->eval ? f->eval_array : f->array;
-    if (f->buf && array >= 0 && n < ZG_COUNT(dst)) dst[n++] = (zg_data_dst){(size_t)array, f->type.dtype, f->host};
+  for (size_t i = 0; i < feeds->n; i++) {
+    const zg_feed *f = &feeds->at[i];
+    if (f->buf && f->array >= 0 && n < ZG_COUNT(dst)) dst[n++] = (zg_data_dst){(size_t)f->array, f->type.dtype, f->host};
   }
   ZG_TRY(zg_data_batch(set, consumed, dst, n));
-  for (size_t i = 0; i < s->feeds.n; i++)
-    if (s->feeds.at[i].buf) ZG_TRY(upload(s, &s->feeds.at[i]));
+  for (size_t i = 0; i < feeds->n; i++)
+    if (feeds->at[i].buf) ZG_TRY(upload(s, &feeds->at[i]));
   return NULL;
 }
 
@@ -280,15 +280,33 @@ static zg_status meet_ranks(zg_session *s) {
   return zg_exec_attach(s->program, s->o.comm);
 }
 
+static zg_status find_feed(zg_session *s, zg_feed *f, const char *name) {
+  f->buf = zg_sched_find_buf(zg_session_sched(s), name);
+  return f->buf && !s->o.no_device ? zg_alloc_big(zg_type_bytes(&f->type) + 1, &f->host) : NULL;
+}
+
+// Evaluation reads the same arrays, in batches of its own size, into inputs of its own.
+static zg_status find_eval_feed(zg_session *s, const zg_feed *train) {
+  const zg_sched *d = zg_session_sched(s);
+  const char *name = zg_arena_printf(&s->mem, "eval:%s", train->name);
+  uint32_t buf = zg_sched_find_buf(d, name);
+  if (!buf || train->array < 0) return NULL;
+  const char *array = zg_data_name(s->train, (size_t)train->array);
+  zg_feed f = {.name = name, .type = d->bufs.at[buf].type, .array = zg_data_find(s->eval, array)};
+  if (f.array < 0) return zg_error(ZG_INVALID, "data.eval has no array \"%s\", which the training data have", array);
+  const zg_type *have = zg_data_type(s->eval, (size_t)f.array);
+  if (zg_elems(have) != zg_elems(&f.type))
+    return zg_error(ZG_INVALID, "data.eval: array \"%s\" is %s a batch, the model takes %s", array, zg_type_text(have), zg_type_text(&f.type));
+  ZG_TRY(find_feed(s, &f, name));
+  zg_vec_push(&s->eval_feeds, f);
+  return NULL;
+}
+
 static zg_status prepare(zg_session *s) {
-  zg_sched *d = zg_session_sched(s);
-  for (size_t i = 0; i < s->feeds.n; i++) {
-    zg_feed *f = &s->feeds.at[i];
-    f->buf = zg_sched_find_buf(d, f->name);
-    if (f->buf && !s->o.no_device) ZG_TRY(zg_alloc_big(zg_type_bytes(&f->type) + 1, &f->host));
-  }
+  for (size_t i = 0; i < s->feeds.n; i++) ZG_TRY(find_feed(s, &s->feeds.at[i], s->feeds.at[i].name));
+  for (size_t i = 0; i < s->feeds.n && s->eval; i++) ZG_TRY(find_eval_feed(s, &s->feeds.at[i]));
   if (s->o.no_device) return NULL;
-  ZG_TRY(s->device->vt->prepare(s->device, d, &s->program));
+  ZG_TRY(s->device->vt->prepare(s->device, zg_session_sched(s), &s->program));
   ZG_TRY(load_weights(s));
   return s->o.comm ? meet_ranks(s) : NULL;
 }
@@ -325,10 +343,16 @@ zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_
   return NULL;
 }
 
+static void free_feeds(zg_feeds *f) {
+  for (size_t i = 0; i < f->n; i++)
+    if (f->at[i].host) zg_free_big(f->at[i].host, zg_type_bytes(&f->at[i].type) + 1);
+  zg_vec_fini(f);
+}
+
 void zg_session_close(zg_session *s) {
   if (!s) return;
-  for (size_t i = 0; i < s->feeds.n; i++)
-    if (s->feeds.at[i].host) zg_free_big(s->feeds.at[i].host, zg_type_bytes(&s->feeds.at[i].type) + 1);
+  free_feeds(&s->feeds);
+  free_feeds(&s->eval_feeds);
   zg_exec_detach(s->program);
   if (s->program) s->device->vt->program_free(s->program);
   if (s->device) s->device->vt->close(s->device);
@@ -340,7 +364,6 @@ void zg_session_close(zg_session *s) {
   zg_data_close(s->eval);
   zg_npz_close(s->inputs);
   zg_onnx_free(s->model);
-  zg_vec_fini(&s->feeds);
   zg_vec_fini(&s->losses);
   zg_arena_fini(&s->mem);
   zg_free(s);

@@ -26,9 +26,10 @@ typedef struct {
   const char *name;               // graph input
   zg_type type;
   uint32_t buf;                   // in the schedule
-  int64_t array, eval_array;      // index in the training and evaluation data sets; -1: none
+  int64_t array;                  // index in the data set it is fed from; -1: none
   void *host;                     // staging of one batch
 } zg_feed;
+typedef ZG_VEC(zg_feed) zg_feeds;
 
 typedef struct zg_session {
   const zg_config *cfg;           // borrowed
@@ -44,7 +45,7 @@ typedef struct zg_session {
   zg_npz *inputs;                 // inputs_path
   uint32_t known_inputs;          // run: which inputs the plan takes from the batch as constants. 0: none, 1: integers, 2: also
                                   // float vectors of up to 64 elements, 3: all
-  ZG_VEC(zg_feed) feeds;
+  zg_feeds feeds, eval_feeds;     // of the training step and of evaluation
   ZG_VEC(zg_loss_spec) losses;
 } zg_session;
 

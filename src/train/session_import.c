@@ -58,7 +58,9 @@ static zg_status random_arrays(zg_session *s, zg_data_options *o) {
 // Training batches are dealt out to the ranks; evaluation is the same on all of them, so that no rank goes ahead alone.
 static zg_status open_set(zg_session *s, const zg_cfg_data *c, const zg_cfg_data *fallback, zg_data **out) {
   zg_data_options o = {.path = c->path, .format = format_name(c->format), .batch_size = c->batch_size, .seq_len = c->seq_len,
-                       .shuffle = c->shuffle, .seed = (uint64_t)s->cfg->training.seed, .world = 1};
+                       .shuffle = c->shuffle, .labels_path = c->labels_path,
+                       .label_column = c->label_column, .token_bits = c->token_bits == ZG_UNSET ? 0 : (int)c->token_bits,
+                       .seed = (uint64_t)s->cfg->training.seed, .world = 1};
   if (!fallback && s->o.world > 1) o.rank = (int)s->o.rank, o.world = (int)s->o.world;
   if (!c->path && c->format != ZG_CFG_DATA_RANDOM) return NULL;
   if (c->path && !zg_file_exists(c->path)) return zg_error(ZG_NOT_FOUND, "data: there is no file \"%s\"", c->path);
@@ -115,9 +117,8 @@ static const char *guess_array(const zg_session *s) {
 static void add_feed(zg_session *s, const char *name, const char *array, const zg_type *t) {
   for (size_t i = 0; i < s->feeds.n; i++)
     if (!strcmp(s->feeds.at[i].name, name)) return;
-  zg_feed f = {.name = zg_arena_str(&s->mem, name), .type = *t, .array = -1, .eval_array = -1};
+  zg_feed f = {.name = zg_arena_str(&s->mem, name), .type = *t, .array = -1};
   if (s->train) f.array = zg_data_find(s->train, array);
-  if (s->eval) f.eval_array = zg_data_find(s->eval, array);
   zg_vec_push(&s->feeds, f);
 }
 
@@ -209,6 +210,21 @@ static zg_status losses(zg_session *s) {
   return NULL;
 }
 
+// The evaluation set's batch of a model input.
+static zg_status eval_type(const zg_session *s, const char *input, zg_type *t) {
+  for (size_t i = 0; i < s->feeds.n; i++) {
+    const zg_feed *f = &s->feeds.at[i];
+    if (strcmp(f->name, input) || f->array < 0) continue;
+    const char *array = zg_data_name(s->train, (size_t)f->array);
+    int64_t k = zg_data_find(s->eval, array);
+    if (k < 0) return zg_error(ZG_INVALID, "data.eval has no array \"%s\", which the training data have", array);
+    zg_dtype dtype = t->dtype;
+    *t = *zg_data_type(s->eval, (size_t)k);
+    t->dtype = dtype;
+  }
+  return NULL;
+}
+
 // ---- import -------------------------------------------------------------------------------------------------------
 
 static bool is_known(const zg_type *t, uint32_t level) {
@@ -250,6 +266,9 @@ static zg_status import_batch(zg_session *s, zg_import_options o) {
 
 zg_status zg__session_import(zg_session *s) {
   const zg_config *c = s->cfg;
+  if (c->untie == ZG_CFG_UNTIE_AUTO || c->ties.n)
+    return zg_error(ZG_UNSUPPORTED, "%s: %s is not supported; export the model with optimize=False, which keeps one tensor per parameter (docs/export.md)",
+                    zg_config_origin(c, c->ties.n ? "ties" : "untie"), c->ties.n ? "ties" : "untie: auto");
   zg_type *types;
   const char **names;
   uint32_t n;
@@ -268,5 +287,6 @@ zg_status zg__session_import(zg_session *s) {
   ZG_TRY(import_batch(s, o));
   if (!s->eval) return NULL;
   o.batch_norm_train = o.dropout_on = false;
+  for (uint32_t i = 0; i < n; i++) ZG_TRY(eval_type(s, names[i], &types[i]));
   return zg_onnx_import(s->model, &o, &s->eval_graph);
 }
