@@ -244,3 +244,25 @@ out:
   zg_checkpoint_abandon(w);
   return status;
 }
+
+zg_status zg_checkpoint_set_aside(const char *root, uint64_t *out_n) {
+  zg_arena mem = {0};
+  zg__checkpoint_entries found = {0};
+  *out_n = 0;
+  zg_status status = zg__checkpoint_list(root, &mem, &found);
+  if (status && zg_status_code(status) == ZG_NOT_FOUND) {
+    zg_status_free(status);
+    status = NULL;
+  }
+  const char *old = NULL;
+  for (int k = 1; !status && found.n && (!old || zg_file_exists(old)); k++) old = zg_arena_printf(&mem, "%s/old-%d", root, k);
+  if (!status && old) status = zg_dir_make(old);
+  for (size_t i = 0; !status && i < found.n; i++) {
+    const char *to = zg_arena_printf(&mem, "%s/%s", old, strrchr(found.at[i].path, '/') + 1);
+    if (rename(found.at[i].path, to)) status = zg_error(ZG_IO, "%s: %s", to, strerror(errno));
+    else ++*out_n;
+  }
+  zg_vec_fini(&found);
+  zg_arena_fini(&mem);
+  return status;
+}

@@ -45,6 +45,10 @@ typedef struct { const char *name; zg_type type; const void *data; } zg_checkpoi
 zg_status zg_checkpoint_save(const char *root, const zg_checkpoint_state *state, const zg_checkpoint_tensor *params, size_t n_params,
                              const zg_checkpoint_tensor *optimizer, size_t n_optimizer, uint64_t keep, char **out_path);
 
+// A run that starts anew in a folder with an earlier run's checkpoints must not be mistaken for it: moves every ROOT/step-* into
+// ROOT/old-K/ with the first K that is free. *out_n: how many; 0: none were there, or no such folder.
+zg_status zg_checkpoint_set_aside(const char *root, uint64_t *out_n);
+
 // ---- reading ------------------------------------------------------------------------------------------------------
 typedef struct {
   char *path;                                                          // the checkpoint's own folder

@@ -198,8 +198,12 @@ static zg_status open_trainer(trainer *t) {
                            .log_every = (uint64_t)ZG_MAX(0, t->cfg->training.log_every), .out = t->o->quiet ? NULL : stdout};
   count_units(t, &mo.unit);
   if (t->rank) return NULL;   // rank 0 speaks for all
+  uint64_t aside = 0;
+  if (t->step == 0) ZG_TRY(zg_checkpoint_set_aside(t->cfg->training.output_dir, &aside));
   ZG_TRY(write_run_file(t));
-  return zg_metrics_open(&mo, &t->metrics);
+  ZG_TRY(zg_metrics_open(&mo, &t->metrics));
+  if (aside) zg_metrics_note(t->metrics, "%s held %llu checkpoints of an earlier run: moved to its folder old-*", t->cfg->training.output_dir, (unsigned long long)aside);
+  return NULL;
 }
 
 static zg_status finish(trainer *t, zg_train_result *out) {
