@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "train/checkpoint.h"
 #include "train/lr.h"
 #include "train/safetensors.h"
 #include "train/trainer_priv.h"
