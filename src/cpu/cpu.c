@@ -1,6 +1,10 @@
 // The CPU device: one arena per space, kernels prepared once, each run to its end before the call returns.
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "cpu/cpu.h"
 #include "cpu/dnnl.h"
 #include "cpu/loop_priv.h"
@@ -170,6 +174,8 @@ static void cpu_program_free(zg_program *prog) {
   cpu_program *p = (cpu_program *)prog;
   if (!p) return;
   for (size_t i = 0; p->kernels && i < p->base.sched->kernels.n; i++) free_kernel(&p->kernels[i]);
+  if (p->arena[ZG_SPACE_DISK]) munmap(p->arena[ZG_SPACE_DISK], p->arena_bytes[ZG_SPACE_DISK]);
+  p->arena[ZG_SPACE_DISK] = NULL;
   for (int i = 0; i < ZG_N_SPACES; i++) zg_free_big(p->arena[i], p->arena_bytes[i]);
   zg_free_big(p->scratch_all, p->scratch_bytes * (uint64_t)p->threads);
   for (int i = 0; p->slots && i < p->threads; i++) zg_free(p->slots[i]);
@@ -180,11 +186,28 @@ static void cpu_program_free(zg_program *prog) {
   zg_free(p);
 }
 
+// The disk space: a file without a name, mapped, so that its pages go to disk and come back as the system sees fit, and are gone
+// with the process.
+static zg_status map_disk(const char *folder, uint64_t bytes, void **out) {
+  if (!folder) return zg_error(ZG_INVALID, "tensors are to rest on disk, but no folder is given: set nvme_path");
+  ZG_TRY(zg_dir_make(folder));
+  int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0) return zg_error(ZG_IO, "%s: cannot make a file for offloaded tensors: %s", folder, strerror(errno));
+  const int full = posix_fallocate(fd, 0, (off_t)bytes);   // a full disk is told now, not by a signal in the middle of a step
+  void *at = full ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  const int why = full ? full : errno;
+  close(fd);
+  if (at == MAP_FAILED) return zg_error(ZG_IO, "%s: no %llu bytes for offloaded tensors: %s", folder, (unsigned long long)bytes, strerror(why));
+  *out = at;
+  return NULL;
+}
+
 static zg_status place_buffers(cpu_program *p) {
   const zg_sched *s = p->base.sched;
   for (int i = 0; i < ZG_N_SPACES; i++) {
     if (s->arena_bytes[i] == 0) continue;
-    ZG_TRY(zg_alloc_big(s->arena_bytes[i], &p->arena[i]));
+    if (i == ZG_SPACE_DISK) ZG_TRY(map_disk(s->disk_path, s->arena_bytes[i], &p->arena[i]));
+    else ZG_TRY(zg_alloc_big(s->arena_bytes[i], &p->arena[i]));
     p->arena_bytes[i] = s->arena_bytes[i];
   }
   for (size_t i = 1; i < s->bufs.n; i++) {

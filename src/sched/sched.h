@@ -141,6 +141,7 @@ typedef struct {
   uint64_t arena_bytes[ZG_N_SPACES];     // set by plan_memory: what the run allocates
   uint64_t lower_bound[ZG_N_SPACES];     // largest sum of live bytes
   uint32_t rank, world;
+  const char *disk_path;                 // folder for the file that is the disk space's arena; NULL: none
 } zg_sched;
 
 zg_sched *zg_sched_new(void);

@@ -205,10 +205,27 @@ static zg_opt_spec optimizer_spec(zg_session *s) {
 
 static zg_status add_workspaces(void *device, zg_sched *s) { return zg_exec_add_workspaces(device, s); }
 
-// Offload, prefetch and thresholds as the configuration has them.
-static zg_status spread(zg_session *s) {
+static zg_status offload_of(const zg_config *c, zg_zero_options *o) {
+  static const zg_space spaces[] = {ZG_SPACE_DEVICE, ZG_SPACE_HOST, ZG_SPACE_DISK};
+  const zg_cfg_offload *x = &c->zero.offload_optimizer, *p = &c->zero.offload_param;
+  o->offload_optimizer = spaces[x->device];
+  o->offload_ratio = x->ratio;
+  o->offload_param = spaces[p->device];
+  if (x->device == ZG_CFG_OFFLOAD_NVME) o->disk_path = x->nvme_path;
+  if (p->device != ZG_CFG_OFFLOAD_NVME) return NULL;
+  if (o->disk_path && p->nvme_path && strcmp(o->disk_path, p->nvme_path))
+    return zg_error(ZG_UNSUPPORTED, "zero.offload_param.nvme_path %s and zero.offload_optimizer.nvme_path %s: one folder serves both; give the same", p->nvme_path, o->disk_path);
+  o->disk_path = p->nvme_path;
+  return NULL;
+}
+
+// What the configuration says of ZeRO. `distance` stands for stage3_max_reuse_distance where that is not given.
+static zg_status spread(zg_session *s, int64_t distance) {
   const zg_config *c = s->cfg;
-  if (s->o.world <= 1 || s->o.mode != ZG_RUN_TRAIN) return NULL;
+  if (c->zero.zero_hpz_partition_size > 1) return zg_error(ZG_UNSUPPORTED, "zero.zero_hpz_partition_size: %lld: second shards in groups are not built; set 1", (long long)c->zero.zero_hpz_partition_size);
+  if (c->zero.mics_shard_size > 0 && c->zero.mics_shard_size != s->o.world)
+    return zg_error(ZG_UNSUPPORTED, "zero.mics_shard_size: %lld: shards in groups of ranks are not built; set -1 (shards over all %u ranks)",
+                    (long long)c->zero.mics_shard_size, s->o.world);
   zg_zero_options o = zg_zero_defaults();
   o.stage = (uint32_t)c->zero.stage;
   o.rank = s->o.rank;
@@ -218,32 +235,63 @@ static zg_status spread(zg_session *s) {
   o.model_persistence_threshold = c->zero.stage3_model_persistence_threshold;
   o.prefetch_bucket = c->zero.stage3_prefetch_bucket_size;
   o.max_live = c->zero.stage3_max_live_parameters;
-  o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? 0 : c->zero.stage3_max_reuse_distance;
+  o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? distance : c->zero.stage3_max_reuse_distance;
   o.reduce_bucket = c->zero.reduce_bucket_size;
   o.overlap = c->zero.overlap_comm;
-  static const zg_space spaces[] = {ZG_SPACE_DEVICE, ZG_SPACE_HOST, ZG_SPACE_DISK};
-  o.offload_optimizer = spaces[c->zero.offload_optimizer.device];
-  o.offload_ratio = c->zero.offload_optimizer.ratio;
-  o.offload_param = spaces[c->zero.offload_param.device];
+  ZG_TRY(offload_of(c, &o));
+  zg_zero_free(s->zero);
+  s->zero = NULL;
   return zg_zero_new(&o, &s->zero);
 }
 
-static zg_status run_pipeline(zg_session *s) {
-  if (s->cfg->mixed_precision == ZG_CFG_MIXED_FP16)
-    return zg_error(ZG_UNSUPPORTED, "mixed_precision: fp16 needs a loss scale, which this build does not have; use bf16");
-  ZG_TRY(spread(s));
+// distance: how far parameters of stage 3 stay gathered, where the configuration leaves it open. no_limit: whatever the budget says.
+static zg_status run_once(zg_session *s, int64_t distance, bool no_limit) {
   zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
                            .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device};
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
+  if (s->o.mode == ZG_RUN_TRAIN && s->o.world > 1) ZG_TRY(spread(s, distance));
   if (s->zero) o.spread = zg_zero_spread(s->zero);
-  if (o.mode != ZG_RUN_FORWARD) {
+  if (o.mode != ZG_RUN_FORWARD && !no_limit) {
     static const zg_recompute_mode modes[] = {ZG_RECOMPUTE_NONE, ZG_RECOMPUTE_AUTO, ZG_RECOMPUTE_FULL};
     o.recompute = modes[s->cfg->memory.recompute];
     o.budget = s->cfg->memory.budget == ZG_UNSET ? 0 : (uint64_t)s->cfg->memory.budget;
   }
+  zg_pipeline_fini(&s->pipe);
   return zg_pipeline_run(s->graph, &o, &s->pipe);
+}
+
+static bool fits(const zg_session *s) {
+  return s->cfg->memory.budget == ZG_UNSET || zg_session_sched(s)->arena_bytes[ZG_SPACE_DEVICE] <= (uint64_t)s->cfg->memory.budget;
+}
+
+// With a budget, parameters of stage 3 stay gathered from forward to backward as far as it allows: fewer bytes sent. The distance is
+// found by bisection: the plan's memory grows with it.
+static zg_status keep_gathered(zg_session *s) {
+  int64_t all = 0, low = 0, high;
+  uint32_t n;
+  const zg_zero_part *p = zg_zero_parts(s->zero, &n);
+  for (uint32_t i = 0; i < n; i++) all += 2 * p[i].n;
+  high = all;
+  ZG_TRY(run_once(s, all, true));
+  if (fits(s)) return NULL;
+  while (high - low > all / 64 + 1) {
+    const int64_t middle = low + (high - low) / 2;
+    ZG_TRY(run_once(s, middle, true));
+    *(fits(s) ? &low : &high) = middle;
+  }
+  return run_once(s, low, false);
+}
+
+static zg_status run_pipeline(zg_session *s) {
+  const zg_config *c = s->cfg;
+  if (c->mixed_precision == ZG_CFG_MIXED_FP16)
+    return zg_error(ZG_UNSUPPORTED, "mixed_precision: fp16 needs a loss scale, which this build does not have; use bf16");
+  ZG_TRY(run_once(s, 0, false));
+  const zg_recompute *how = &s->pipe.recompute.how;
+  const bool open = s->zero && c->zero.stage == 3 && c->zero.stage3_max_reuse_distance == ZG_UNSET && c->memory.budget != ZG_UNSET;
+  return open && !s->o.stop_after && !how->cheap && !how->blocks ? keep_gathered(s) : NULL;
 }
 
 static zg_status open_device(zg_session *s) {

@@ -103,6 +103,7 @@ static void offload_params(offloader *f) {
 
 zg_status zg__zero_offload(void *self, zg_sched *s) {
   offloader f = {.z = self, .s = s, .edit = {.s = s}};
+  s->disk_path = zg_arena_str(&s->mem, f.z->o.disk_path);
   if (f.z->o.offload_param != ZG_SPACE_DEVICE) offload_params(&f);
   if (f.z->o.offload_optimizer != ZG_SPACE_DEVICE) offload_states(&f);
   zg__edit_apply(&f.edit);

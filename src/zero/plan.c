@@ -24,8 +24,11 @@ zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
   if (o->offload_optimizer != ZG_SPACE_DEVICE && o->stage < 1)
     return zg_error(ZG_INVALID, "offload_optimizer: stage 0 keeps the optimizer's state whole; use zero_stage 1, 2 or 3");
   if (o->offload_param != ZG_SPACE_DEVICE && o->stage < 3) return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
+  if ((o->offload_optimizer == ZG_SPACE_DISK || o->offload_param == ZG_SPACE_DISK) && !o->disk_path)
+    return zg_error(ZG_INVALID, "offload to disk (device: nvme) wants a folder: set nvme_path");
   zg_zero *z = zg_alloc(sizeof *z);
   z->o = *o;
+  z->o.disk_path = zg_arena_str(&z->mem, o->disk_path);
   z->o.micro_steps = ZG_MAX(1, o->micro_steps);
   z->o.cost = filled_cost(o->cost);
   *out = z;

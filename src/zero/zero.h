@@ -37,6 +37,7 @@ typedef struct {
   zg_space offload_optimizer;               // where optimizer states and master copies rest (stages 1-3); ZG_SPACE_DEVICE: not offloaded
   double offload_ratio;                     // part of their bytes that does
   zg_space offload_param;                   // where shards of parameters rest (stage 3)
+  const char *disk_path;                    // folder for what rests on disk
   zg_zero_cost cost;                        // zeros: defaults for a CPU
 } zg_zero_options;
 zg_zero_options zg_zero_defaults(void);     // DeepSpeed's defaults; stage 2, one rank

@@ -113,6 +113,41 @@ START_TEST(hashes) {
 }
 END_TEST
 
+static uint64_t planned(const char *budget, uint64_t *sent, zg_status *status) {
+  const char *sets[] = {budget, "zero.stage3_param_persistence_threshold=0"};
+  sim_options o = {.model = "hf_gpt2_raw", .n = 4, .stage = 3, .k = 1, .sets = sets, .n_sets = 2};
+  zg_config *cfg = sim_config(&o);
+  zg_session *s;
+  uint64_t bytes = 0;
+  const zg_session_options so = {.mode = ZG_RUN_TRAIN, .world = 4, .no_device = true};
+  *status = zg_session_open(cfg, &so, &s);
+  if (!*status) {
+    bytes = zg_session_sched(s)->arena_bytes[ZG_SPACE_DEVICE];
+    *sent = zg_zero_traffic_of(s->zero, zg_session_sched(s)).gather;
+    zg_session_close(s);
+  }
+  zg_config_free(cfg);
+  return bytes;
+}
+
+// A budget is kept; what it leaves is used to send less; one that nothing fits is refused.
+START_TEST(budgets) {
+  zg_status s;
+  uint64_t least_sent, much_sent, some_sent;
+  const uint64_t least = planned("memory.budget=null", &least_sent, &s);
+  ck_assert(!s);
+  const uint64_t much = planned("memory.budget=1GiB", &much_sent, &s);
+  ck_assert(!s && much >= least && much_sent < least_sent);
+  char text[64];
+  snprintf(text, sizeof text, "memory.budget=%llu", (unsigned long long)(least + (much - least) / 2));
+  ck_assert(planned(text, &some_sent, &s) <= least + (much - least) / 2 && !s);
+  ck_assert(some_sent <= least_sent && some_sent >= much_sent);
+  planned("memory.budget=1000", &some_sent, &s);
+  ck_assert(s && strstr(zg_status_message(s), "memory.budget"));
+  zg_status_free(s);
+}
+END_TEST
+
 START_TEST(refusals) {
   zg_zero *z;
   zg_zero_options o = zg_zero_defaults();
@@ -140,6 +175,7 @@ int main(void) {
   tcase_add_loop_test(t, bytes_at_rest, 0, ZG_COUNT(worlds));
   tcase_add_loop_test(t, bytes_sent, 0, ZG_COUNT(worlds));
   tcase_add_test(t, hashes);
+  tcase_add_test(t, budgets);
   tcase_add_test(t, refusals);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);

@@ -72,6 +72,7 @@ static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[
     {3, {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu", "zero.overlap_comm=false"}, 3},
     {3, {"zero.offload_param.device=cpu", "zero.stage3_max_reuse_distance=1000000000"}, 2},
     {3, {"zero.offload_optimizer.device=cpu", "zero.offload_optimizer.ratio=0.4"}, 2},
+    {3, {"zero.offload_optimizer={device: nvme, nvme_path: /tmp}", "zero.offload_param={device: nvme, nvme_path: /tmp}"}, 2},
     {2, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.overlap_comm=false"}, 1},
