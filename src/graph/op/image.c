@@ -464,6 +464,52 @@ static zg_status import_roi_align(zg_onnx_node *n) {
   return NULL;
 }
 
+// ---- MaxRoiPool -------------------------------------------------------------------------------------------
+// Which of `size` pixels each of `bins` parts of [start, end] takes: bool [R, bins, size]. Ends are whole pixels, both included; part
+// j goes from floor(j * length / bins) to ceil((j + 1) * length / bins).
+static zg_val roi_parts(zg_builder *b, zg_val start, zg_val end, int64_t bins, int64_t size) {
+  const zg_dtype t = zg_b_type(b, start)->dtype;
+  const int64_t bd[] = {1, bins, 1}, kd[] = {1, 1, size};
+  const zg_type bt = zg_type_make(t, 3, bd), kt = zg_type_make(t, 3, kd);
+  zg_val length = zg_add_k(b, zg_sub(b, end, start), 1);
+  length = zg_b_map2(b, ZG_S_MAX, length, zg_b_like(b, length, 1));
+  const zg_val step = zg_mul_k(b, zg_b_unsqueeze(b, zg_b_unsqueeze(b, length, 1), 2), 1 / (double)bins);
+  const zg_val from = zg_b_unsqueeze(b, zg_b_unsqueeze(b, start, 1), 2), j = zg_b_iota(b, &bt, 1), pixel = zg_b_iota(b, &kt, 2);
+  const zg_val lo = zg_add(b, zg_b_map1(b, ZG_S_FLOOR, zg_mul(b, j, step)), from);
+  const zg_val hi = zg_add(b, zg_b_map1(b, ZG_S_CEIL, zg_mul(b, zg_add_k(b, j, 1), step)), from);
+  return zg_b_map2(b, ZG_S_AND, zg_b_map2(b, ZG_S_LE, lo, pixel), zg_b_map2(b, ZG_S_LT, pixel, hi));
+}
+
+// Largest element of x: [R, C, L, size] in each part: [R, C, L, bins].
+static zg_val max_of_parts(zg_builder *b, zg_val x, zg_val parts) {
+  const int64_t last[] = {4};
+  const zg_val mask = zg_b_unsqueeze(b, zg_b_unsqueeze(b, parts, 1), 1);   // [R, 1, 1, bins, size]
+  return zg_b_reduce(b, ZG_RED_MAX, zg_b_where(b, mask, zg_b_unsqueeze(b, x, 3), zg_b_like(b, x, -INFINITY)), last, 1, false);
+}
+
+// x: [N,C,H,W], rois: [R,5] of (image, x1, y1, x2, y2) -> [R, C, pooled_shape]; a part outside of the image gives 0. Columns first,
+// then rows: a rectangle's largest element is the largest of its rows' largest.
+static zg_status import_max_roi_pool(zg_onnx_node *n) {
+  zg_builder *b = n->b;
+  zg_ints pooled;
+  zg_val edge[5];
+  ZG_TRY(want_rank(n, 0, 4, 4));
+  ZG_TRY(want_rank(n, 1, 2, 2));
+  const zg_type x = *zg_b_type(b, zg_onnx_in(n, 0)), r = *zg_b_type(b, zg_onnx_in(n, 1));
+  if (!zg_onnx_ints(n, "pooled_shape", &pooled) || pooled.n != 2 || pooled.at[0] < 1 || pooled.at[1] < 1 || r.dim[1] != 5)
+    return zg_onnx_error(n, ZG_INVALID, "rois are %s, want [R,5], and pooled_shape two positive numbers", zg_type_text(&r));
+  const double scale = zg_onnx_float(n, "spatial_scale", 1);
+  for (int i = 0; i < 5; i++) edge[i] = zg_b_squeeze(b, zg_b_slice1(b, zg_onnx_in(n, 1), 1, i, 1), 1);
+  for (int i = 1; i < 5; i++) edge[i] = zg_b_map1(b, ZG_S_FLOOR, zg_add_k(b, zg_mul_k(b, edge[i], scale), 0.5));
+  const int64_t swap[] = {0, 1, 3, 2};
+  zg_val y = zg_b_gather(b, zg_onnx_in(n, 0), zg_b_cast(b, edge[0], ZG_I64), 0);             // [R, C, H, W]
+  y = max_of_parts(b, y, roi_parts(b, edge[1], edge[3], pooled.at[1], x.dim[3]));            // [R, C, H, pw]
+  y = max_of_parts(b, zg_b_transpose(b, y, swap), roi_parts(b, edge[2], edge[4], pooled.at[0], x.dim[2]));   // [R, C, pw, ph]
+  const zg_val none = zg_b_map2(b, ZG_S_EQ, y, zg_b_like(b, y, -INFINITY));
+  n->out[0] = zg_b_transpose(b, zg_b_where(b, none, zg_b_like(b, y, 0), y), swap);
+  return NULL;
+}
+
 static const zg_onnx_row rows[] = {
     {"DepthToSpace", "", 1, 0, import_pixel_shuffle, NULL, 0},
     {"SpaceToDepth", "", 1, 0, import_pixel_shuffle, NULL, 0},
@@ -472,6 +518,7 @@ static const zg_onnx_row rows[] = {
     {"CenterCropPad", "", 18, 0, import_center_crop_pad, NULL, 0},
     {"Col2Im", "", 18, 0, import_col2im, NULL, 0},
     {"DeformConv", "", 19, 0, import_deform_conv, NULL, 10},
+    {"MaxRoiPool", "", 1, 0, import_max_roi_pool, NULL, 0},
     {"RoiAlign", "", 10, 0, import_roi_align, NULL, 0},
 };
 const zg_family zg_family_image = {.name = "image", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

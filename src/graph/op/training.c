@@ -37,7 +37,8 @@ static void adagrad(const update *u, const zg_val *in, zg_val *out) {
 static void adam(const update *u, const zg_val *in, zg_val *out) {
   zg_builder *b = u->n->b;
   const double alpha = zg_onnx_float(u->n, "alpha", 0.9), beta = zg_onnx_float(u->n, "beta", 0.999);
-  const zg_val g = regularised(u, in[0], in[1]), t = float_count(u);
+  // without updates so far there is no correction; its formula is then taken at 1, where it has a derivative
+  const zg_val one = zg_b_like(b, u->rate, 1), t = unless_started(u, one, float_count(u)), g = regularised(u, in[0], in[1]);
   const zg_val v = zg_add(b, zg_mul_k(b, in[2], alpha), zg_mul_k(b, g, 1 - alpha));
   const zg_val h = zg_add(b, zg_mul_k(b, in[3], beta), zg_mul_k(b, zg_mul(b, g, g), 1 - beta));
   const zg_val v_rest = zg_add_k(b, zg_neg(b, zg_b_map2(b, ZG_S_POW, zg_b_like(b, t, alpha), t)), 1);
