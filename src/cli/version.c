@@ -1,10 +1,9 @@
-// zgraph version, devices, ops
+// zgraph version, devices
 #include <stdio.h>
 
 #include "cli/cli.h"
 #include "cuda/cuda.h"
 #include "exec/device.h"
-#include "graph/op.h"
 
 static zg_status no_arguments(int argc, char **argv) {
   zg_cli_list rest = {0};
@@ -33,28 +32,6 @@ static zg_status devices(int argc, char **argv) {
   return NULL;
 }
 
-static const char *gradient_of(const zg_op *op) {
-  return op->traits & ZG_NO_GRAD ? "none" : op->grad ? "rule" : op->lower ? "by lowering" : "missing";
-}
-
-static zg_status ops(int argc, char **argv) {
-  ZG_TRY(no_arguments(argc, argv));
-  printf("%-28s %-14s %-8s %s\n", "ONNX op", "domain", "opsets", "becomes (gradient)");
-  for (const zg_family *const *f = zg_families; *f; f++)
-    for (uint32_t i = 0; i < (*f)->n_onnx; i++) {
-      const zg_onnx_row *r = &(*f)->onnx[i];
-      char opsets[24];
-      if (r->until) snprintf(opsets, sizeof opsets, "%lld-%lld", (long long)r->since, (long long)r->until);
-      else snprintf(opsets, sizeof opsets, "%lld+", (long long)r->since);
-      printf("%-28s %-14s %-8s ", r->op_type, r->domain && r->domain[0] ? r->domain : "ai.onnx", opsets);
-      if (r->op) printf("%s (%s)\n", r->op->name, gradient_of(r->op));
-      else printf("ops of family %s\n", (*f)->name);
-    }
-  return NULL;
-}
-
 const zg_verb zg_verb_version = {"version", "print the version", "usage: zgraph version\n\nexample:\n  zgraph version\n", version};
 const zg_verb zg_verb_devices = {"devices", "list the devices found",
                                  "usage: zgraph devices\n\nLists each device with its memory and libraries.\n\nexample:\n  zgraph devices\n", devices};
-const zg_verb zg_verb_ops = {"ops", "list the ONNX ops that can be imported",
-                             "usage: zgraph ops\n\nLists every ONNX op, the opsets taken, and what it becomes.\n\nexample:\n  zgraph ops\n", ops};

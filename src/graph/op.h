@@ -145,6 +145,7 @@ typedef struct {
   zg_status (*import)(zg_onnx_node *n);          // NULL with .op: operands as they are, attributes by field names
   const zg_op *op;
   uint32_t param_operands;                       // bit i: an initializer feeding operand i is in parameter position
+  bool no_gradient;                              // integers, steps, or no float operand: the derivative is zero or does not exist
 } zg_onnx_row;
 
 typedef struct {

@@ -2,6 +2,9 @@
 #pragma once
 #include "graph/graph.h"
 
+// Ops that the import itself executes (If, Loop, sequences, ...), for lists; i from 0 on, NULL behind the last. *domain: "" is ai.onnx.
+const char *zg_onnx_structural_op(uint32_t i, const char **domain);
+
 // The parsed file; keeps it mapped. One thread at a time may use a model.
 typedef struct zg_onnx_model zg_onnx_model;
 

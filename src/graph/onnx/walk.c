@@ -437,6 +437,18 @@ const zg__structural_row *zg__find_structural(const char *op_type, const char *d
   return NULL;
 }
 
+const char *zg_onnx_structural_op(uint32_t i, const char **domain) {
+  static const zg__structural_row constant_row[] = {{"Constant", NULL}, {NULL, NULL}};
+  const zg__structural_row *const tables[] = {constant_row, control_rows, zg__sequence_rows, zg__preview_rows};
+  for (size_t t = 0; t < ZG_COUNT(tables); t++)
+    for (const zg__structural_row *r = tables[t]; r->op_type; r++) {
+      if (r->lists_only || i--) continue;
+      *domain = r->domain ? r->domain : "";
+      return r->op_type;
+    }
+  return NULL;
+}
+
 bool zg__arg_present(const zg__structural *x, uint32_t i) {
   return i < x->n_in && x->in[i].kind != ZG__NOTHING;
 }

@@ -132,6 +132,6 @@ static zg_status import_nms(zg_onnx_node *n) {
 
 static const zg_onnx_row rows[] = {
     {"Det", "", 11, 0, import_det, NULL, 0},
-    {"NonMaxSuppression", "", 10, 0, import_nms, NULL, 0},
+    {"NonMaxSuppression", "", 10, 0, import_nms, NULL, 0, .no_gradient = true},
 };
 const zg_family zg_family_detection = {.name = "detection", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -101,10 +101,10 @@ static zg_status import_bernoulli(zg_onnx_node *n) {
 
 static const zg_onnx_row rows[] = {
     {"Dropout", "", 7, 0, import_dropout, NULL, 0},
-    {"RandomNormal", "", 1, 0, import_random, NULL, 0},
-    {"RandomUniform", "", 1, 0, import_random, NULL, 0},
-    {"RandomNormalLike", "", 1, 0, import_random, NULL, 0},
-    {"RandomUniformLike", "", 1, 0, import_random, NULL, 0},
-    {"Bernoulli", "", 15, 0, import_bernoulli, NULL, 0},
+    {"RandomNormal", "", 1, 0, import_random, NULL, 0, .no_gradient = true},
+    {"RandomUniform", "", 1, 0, import_random, NULL, 0, .no_gradient = true},
+    {"RandomNormalLike", "", 1, 0, import_random, NULL, 0, .no_gradient = true},
+    {"RandomUniformLike", "", 1, 0, import_random, NULL, 0, .no_gradient = true},
+    {"Bernoulli", "", 15, 0, import_bernoulli, NULL, 0, .no_gradient = true},
 };
 const zg_family zg_family_dropout = {.name = "dropout", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -501,7 +501,7 @@ static const zg_onnx_row rows[] = {
     {"ScatterND", "", 11, 0, import_scatter_nd},
     {"OneHot", "", 9, 0, import_one_hot},
     {"Compress", "", 9, 0, import_compress},
-    {"NonZero", "", 9, 0, import_non_zero},
+    {"NonZero", "", 9, 0, import_non_zero, .no_gradient = true},
 };
 static const zg_op *const ops[] = {&zg_op_gather, &zg_op_scatter};
 const zg_family zg_family_gather = {

@@ -217,6 +217,7 @@ static zg_status import_quick_gelu(zg_onnx_node *n) { return swish(n, zg_onnx_fl
 
 // ---- rows ---------------------------------------------------------------------------------------------------------------
 #define ROW(type, fn, params) {.op_type = type, .domain = "", .since = 1, .import = fn, .param_operands = (uint32_t)(params)}
+#define STEP(type, fn) {.op_type = type, .domain = "", .since = 1, .import = fn, .no_gradient = true}
 #define OPCODE(type, params) ROW(type, import_opcode, params)
 enum { ALL = -1 };
 static const zg_onnx_row rows[] = {
@@ -224,15 +225,15 @@ static const zg_onnx_row rows[] = {
     OPCODE("Sqrt", 1), OPCODE("Reciprocal", 1), OPCODE("Exp", 1), OPCODE("Log", 1), OPCODE("Sin", 1), OPCODE("Cos", 1),
     OPCODE("Tan", 1), OPCODE("Asin", 1), OPCODE("Acos", 1), OPCODE("Atan", 1), OPCODE("Sinh", 1), OPCODE("Cosh", 1),
     OPCODE("Tanh", 1), OPCODE("Asinh", 1), OPCODE("Acosh", 1), OPCODE("Atanh", 1), OPCODE("Erf", 1), OPCODE("Sigmoid", 1),
-    OPCODE("Relu", 1), OPCODE("Softplus", 1), OPCODE("Floor", 0), OPCODE("Ceil", 0), OPCODE("Round", 0), OPCODE("Sign", 0),
-    OPCODE("IsNaN", 0), OPCODE("Not", 0), OPCODE("And", 0), OPCODE("Or", 0), OPCODE("Xor", 0), OPCODE("Equal", 0),
-    OPCODE("Less", 0), OPCODE("LessOrEqual", 0), OPCODE("Greater", 0), OPCODE("GreaterOrEqual", 0),
-    OPCODE("BitwiseAnd", 0), OPCODE("BitwiseOr", 0), OPCODE("BitwiseXor", 0), OPCODE("BitwiseNot", 0),
+    OPCODE("Relu", 1), OPCODE("Softplus", 1), STEP("Floor", import_opcode), STEP("Ceil", import_opcode), STEP("Round", import_opcode), STEP("Sign", import_opcode),
+    STEP("IsNaN", import_opcode), STEP("Not", import_opcode), STEP("And", import_opcode), STEP("Or", import_opcode), STEP("Xor", import_opcode), STEP("Equal", import_opcode),
+    STEP("Less", import_opcode), STEP("LessOrEqual", import_opcode), STEP("Greater", import_opcode), STEP("GreaterOrEqual", import_opcode),
+    STEP("BitwiseAnd", import_opcode), STEP("BitwiseOr", import_opcode), STEP("BitwiseXor", import_opcode), STEP("BitwiseNot", import_opcode),
     ROW("Identity", import_identity, 1), ROW("Mod", import_mod, 0), ROW("Pow", import_pow, 1),
     ROW("Max", import_variadic, ALL), ROW("Min", import_variadic, ALL), ROW("Sum", import_variadic, ALL),
     ROW("Mean", import_variadic, ALL), ROW("Where", import_where, 6), ROW("Cast", import_cast, 1),
-    ROW("CastLike", import_cast_like, 1), ROW("IsInf", import_is_inf, 0), ROW("Clip", import_clip, 1),
-    ROW("BitShift", import_bit_shift, 0), ROW("Gelu", import_gelu, 1), ROW("Swish", import_swish, 1),
+    ROW("CastLike", import_cast_like, 1), STEP("IsInf", import_is_inf), ROW("Clip", import_clip, 1),
+    STEP("BitShift", import_bit_shift), ROW("Gelu", import_gelu, 1), ROW("Swish", import_swish, 1),
     {.op_type = "Gelu", .domain = "com.microsoft", .since = 1, .import = import_gelu, .param_operands = 1},
     {.op_type = "FastGelu", .domain = "com.microsoft", .since = 1, .import = import_fast_gelu, .param_operands = 3},
     {.op_type = "QuickGelu", .domain = "com.microsoft", .since = 1, .import = import_quick_gelu, .param_operands = 1},

@@ -202,12 +202,12 @@ static zg_status import_qlinear_conv(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"QuantizeLinear", "", 10, 0, import_quantize, NULL, 0},
+    {"QuantizeLinear", "", 10, 0, import_quantize, NULL, 0, .no_gradient = true},
     {"DequantizeLinear", "", 10, 0, import_dequantize, NULL, 0},
-    {"DynamicQuantizeLinear", "", 11, 0, import_dynamic_quantize, NULL, 0},
-    {"MatMulInteger", "", 10, 0, import_matmul_integer, NULL, 0},
-    {"ConvInteger", "", 10, 0, import_conv_integer, NULL, 0},
-    {"QLinearMatMul", "", 10, 0, import_qlinear_matmul, NULL, 0},
-    {"QLinearConv", "", 10, 0, import_qlinear_conv, NULL, 0},
+    {"DynamicQuantizeLinear", "", 11, 0, import_dynamic_quantize, NULL, 0, .no_gradient = true},
+    {"MatMulInteger", "", 10, 0, import_matmul_integer, NULL, 0, .no_gradient = true},
+    {"ConvInteger", "", 10, 0, import_conv_integer, NULL, 0, .no_gradient = true},
+    {"QLinearMatMul", "", 10, 0, import_qlinear_matmul, NULL, 0, .no_gradient = true},
+    {"QLinearConv", "", 10, 0, import_qlinear_conv, NULL, 0, .no_gradient = true},
 };
 const zg_family zg_family_quantize = {.name = "quantize", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

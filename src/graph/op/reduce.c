@@ -617,8 +617,8 @@ static const zg_onnx_row rows[] = {
     {"ReduceLogSum", "", 1, 0, import_log_sum},
     {"ReduceLogSumExp", "", 1, 0, import_log_sum_exp},
     {"ReduceSumSquare", "", 1, 0, import_sum_square},
-    {"ArgMax", "", 1, 0, import_argmax},
-    {"ArgMin", "", 1, 0, import_argmin},
+    {"ArgMax", "", 1, 0, import_argmax, .no_gradient = true},
+    {"ArgMin", "", 1, 0, import_argmin, .no_gradient = true},
     {"CumSum", "", 11, 0, import_cumsum},
     {"TopK", "", 1, 0, import_topk},
 };

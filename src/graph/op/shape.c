@@ -80,9 +80,9 @@ static zg_status import_range(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"Shape", "", 1, 0, import_shape},
-    {"Size", "", 1, 0, import_size},
-    {"ConstantOfShape", "", 9, 0, import_constant_of_shape},
-    {"Range", "", 11, 0, import_range},
+    {"Shape", "", 1, 0, import_shape, .no_gradient = true},
+    {"Size", "", 1, 0, import_size, .no_gradient = true},
+    {"ConstantOfShape", "", 9, 0, import_constant_of_shape, .no_gradient = true},
+    {"Range", "", 11, 0, import_range, .no_gradient = true},
 };
 const zg_family zg_family_shape = {.name = "shape", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

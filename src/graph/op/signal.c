@@ -149,6 +149,6 @@ static zg_status import_mel_weights(zg_onnx_node *n) {
 static const zg_onnx_row rows[] = {
     {"DFT", "", 17, 0, import_dft, NULL, 0},
     {"STFT", "", 17, 0, import_stft, NULL, 4},
-    {"MelWeightMatrix", "", 17, 0, import_mel_weights, NULL, 0},
+    {"MelWeightMatrix", "", 17, 0, import_mel_weights, NULL, 0, .no_gradient = true},
 };
 const zg_family zg_family_signal = {.name = "signal", .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -712,7 +712,7 @@ static const zg_onnx_row rows[] = {
     {"Tile", "", 6, 0, import_tile},
     {"Trilu", "", 14, 0, import_trilu},
     {"Trilu", "com.microsoft", 1, 0, import_trilu},
-    {"EyeLike", "", 9, 0, import_eye_like},
+    {"EyeLike", "", 9, 0, import_eye_like, .no_gradient = true},
 };
 static const zg_op *const ops[] = {&zg_op_reshape, &zg_op_expand,  &zg_op_transpose,
                                    &zg_op_slice,   &zg_op_unslice, &zg_op_concat,
