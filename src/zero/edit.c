@@ -22,7 +22,7 @@ void zg__edit_apply(zg__edit *e) {
   zg_sched *s = e->s;
   if (e->list.n) qsort(e->list.at, e->list.n, sizeof *e->list.at, by_place);
   zg_arena mem = {0};
-  const zg_step *old = zg_arena_copy(&mem, s->steps.at, sizeof *old * (s->steps.n + 1));
+  const zg_step *old = zg_arena_copy(&mem, s->steps.at, sizeof *old * s->steps.n);
   s->steps.n = 0;
   size_t k = 0;
   for (size_t g = 0; g < s->segments.n; g++) {
