@@ -85,7 +85,6 @@ static uint32_t alignment(const zg_kernel *k, uint32_t arg, const batch *b) {
 }
 
 static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const batch *b, zg__product *p) {
-  enum { MIN_ALIGN_A = 5, MIN_ALIGN_B = 6, MIN_ALIGN_C = 7, MIN_ALIGN_D = 8 };
   const uint64_t workspace = ZG__BLAS_WORKSPACE;
   const uint32_t args[4] = {p->arg_a, p->arg_b, 0, 0};
   zg_lt_preference pref = NULL;
@@ -97,7 +96,7 @@ static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const bat
       ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_WORKSPACE, &workspace, sizeof workspace));
   for (int i = 0; i < 4; i++) {
     const uint32_t align = alignment(k, args[i], b);
-    ZG_TRY_OUT(ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, MIN_ALIGN_A + i, &align, sizeof align));
+    ZG_TRY_OUT(ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_ALIGN_A + i, &align, sizeof align));
   }
   ZG_TRY_OUT(ZG_LT(cublasLtMatmulAlgoGetHeuristic, lt, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n));
   if (n < 1 || found.state) status = zg_error(ZG_UNSUPPORTED, "%s: cuBLASLt has no algorithm", k->label);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "cuda/blas.h"
+#include "cuda/collective.h"
 #include "cuda/compile.h"
 #include "cuda/cuda.h"
 #include "cuda/lib_cuda.h"
@@ -62,6 +63,7 @@ typedef struct {
   zg_cu_handle *modules;
   uint32_t n_modules;
   prepared *kernels;
+  zg__nccl_groups groups;
 } cuda_program;
 
 static cuda_device *device_of(zg_device *d) { return (cuda_device *)d; }
@@ -320,6 +322,7 @@ static void cuda_program_free(zg_program *base) {
   if (p->stream) zg__cuda.cuStreamSynchronize(p->stream);
   for (size_t k = 0; p->kernels && k < p->base.sched->kernels.n; k++)
     zg__product_fini(&p->kernels[k].product);
+  zg__nccl_groups_fini(&p->groups);
   for (uint32_t i = 0; i < p->n_modules; i++) zg__cuda.cuModuleUnload(p->modules[i]);
   for (int i = 0; i < N_STAGES; i++) {
     if (p->stage[i]) zg__cuda.cuMemFreeHost(p->stage[i]);
@@ -394,7 +397,7 @@ static zg_status cuda_run_kernel(zg_program *base, uint32_t kernel, zg_rand_stat
   pthread_mutex_lock(&p->lock);
   zg_status status = run_locked(p, kernel, r);
   pthread_mutex_unlock(&p->lock);
-  return zg_status_prefix(status, "%s", base->sched->kernels.at[kernel].label);
+  return zg_status_prefix(status, "%s: ", base->sched->kernels.at[kernel].label);
 }
 
 static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
@@ -454,6 +457,17 @@ static zg_status cuda_read(zg_program *base, uint32_t buf, uint64_t at, void *ds
   return status;
 }
 
+static void *cuda_device_ptr(const zg_program *base, uint32_t buf) { return (void *)buffer_address((const cuda_program *)base, buf); }
+
+static zg_status cuda_collective(zg_program *base, zg_comm *comm, const zg_comm_op *op) {
+  cuda_program *p = (cuda_program *)base;
+  pthread_mutex_lock(&p->lock);
+  zg_status status = ZG_CUDA(cuCtxSetCurrent, gpu_of(p)->ctx);
+  if (!status) status = zg__collective_run(&p->groups, comm, op, p->stream);
+  pthread_mutex_unlock(&p->lock);
+  return status;
+}
+
 static uint64_t cuda_allocated(const zg_program *base) { return ((const cuda_program *)base)->allocated; }
 
 const zg_device_vtable zg_device_cuda = {
@@ -467,5 +481,7 @@ const zg_device_vtable zg_device_cuda = {
     .run_kernel = cuda_run_kernel,
     .write = cuda_write,
     .read = cuda_read,
+    .device_ptr = cuda_device_ptr,
+    .collective = cuda_collective,
     .allocated = cuda_allocated,
 };

@@ -208,7 +208,7 @@ zg_status zg__emit_matmul(const zg_kernel *k, const zg__target *t, zg__code *out
             .a_along_k = a->stride[a->rank - 1] == 1,
             .b_along_k = b->stride[b->rank - 2] == 1};
   for (uint32_t r = 0; r + 2 < c->rank; r++) g.batch *= c->dim[r];
-  return zg_status_prefix(emit_gemm(&g, t, out), "%s", k->label);
+  return zg_status_prefix(emit_gemm(&g, t, out), "%s: ", k->label);
 }
 
 // ---- convolution
@@ -352,5 +352,5 @@ zg_status zg__emit_conv(const zg_kernel *k, const zg__target *t, zg__code *out) 
     g.m = c.og, g.n = c.cg * g.s.n_ker, g.len = c.n * g.s.n_out, g.a_along_k = g.b_along_k = true;
     g.put_a = grad_w_a, g.put_b = grad_w_b, g.put_store = grad_w_store;
   }
-  return zg_status_prefix(emit_gemm(&g, t, out), "%s", k->label);
+  return zg_status_prefix(emit_gemm(&g, t, out), "%s: ", k->label);
 }

@@ -23,7 +23,7 @@ static void put_linear(zg_str *out, int64_t n) {
 
 static zg_status launch_linear(const zg_kernel *k, zg__draft *d, zg__code *out, int64_t n) {
   return zg_status_prefix(zg__draft_launch(d, out, ((uint64_t)n + THREADS - 1) / THREADS, 1, THREADS, 0),
-                          "%s", k->label);
+                          "%s: ", k->label);
 }
 
 static void add_error(zg__draft *d) {
@@ -198,7 +198,7 @@ static zg_status scatter_rows(const zg_kernel *k, zg__draft *f, zg__code *out) {
   zg_str_add(o, "}\n}\nzg_sync();\n}\n}");
   const bool empty = g.n_idx == 0 || g.span == 0;
   return zg_status_prefix(zg__draft_launch(f, out, empty ? 0 : (uint64_t)(blocks * g.batch), 1, THREADS, 0),
-                          "%s", k->label);
+                          "%s: ", k->label);
 }
 
 zg_status zg__emit_scatter(const zg_kernel *k, zg__code *out) {
@@ -325,7 +325,7 @@ static zg_status emit_arg(const zg_kernel *k, int64_t len, int64_t inner, zg__co
   put_results(o, k, "line", source, "i");
   zg_str_add(o, "}\n}");
   return zg_status_prefix(
-      zg__draft_launch(&f, out, ((uint64_t)lines + THREADS / 32 - 1) / (THREADS / 32), 1, THREADS, 0), "%s",
+      zg__draft_launch(&f, out, ((uint64_t)lines + THREADS / 32 - 1) / (THREADS / 32), 1, THREADS, 0), "%s: ",
       k->label);
 }
 

@@ -417,5 +417,5 @@ zg_status zg__emit_loop(const zg_kernel *k, const zg__target *t, zg__code *out) 
   else if (s.flat) status = s.size[ZG__AT_INNER] ? emit_flat(&s, out) : NULL;
   else if (s.size[ZG__AT_OUTER]) status = emit_rows(&s, t, out);
   zg__space_fini(&s);
-  return zg_status_prefix(status, "%s", k->label);
+  return zg_status_prefix(status, "%s: ", k->label);
 }

@@ -96,5 +96,5 @@ zg_status zg__emit_pool(const zg_kernel *k, zg__code *out) {
   else put_pool(k, &s, &f.body);
   zg_str_add(&f.body, "}");
   return zg_status_prefix(zg__draft_launch(&f, out, ((uint64_t)n + THREADS - 1) / THREADS, 1, THREADS, 0),
-                          "%s", k->label);
+                          "%s: ", k->label);
 }

@@ -1,6 +1,7 @@
 // What runs schedules. A device owns memory arenas and knows how to run each kernel kind; the step loop (exec.h) walks a
 // segment and calls it.
 #pragma once
+#include "exec/comm.h"
 #include "sched/loop.h"
 #include "sched/sched.h"
 
@@ -26,6 +27,10 @@ typedef struct {
   // Where a buffer is, if the device computes in host memory; any thread may use it. NULL for no memory at all (null
   // device); the member is NULL for devices whose memory the host cannot address.
   void *(*host_ptr)(const zg_program *p, uint32_t buf);
+  // For devices without host_ptr: where a buffer is for the device, and a collective over such addresses (op->data, op->shard), put behind
+  // the work given before. comm brings the ranks together. Members NULL: the device runs on one rank only.
+  void *(*device_ptr)(const zg_program *p, uint32_t buf);
+  zg_status (*collective)(zg_program *p, zg_comm *comm, const zg_comm_op *op);
   uint64_t (*allocated)(const zg_program *p);                        // bytes of all arenas really allocated
 } zg_device_vtable;
 extern const zg_device_vtable zg_device_cpu, zg_device_null;

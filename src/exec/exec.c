@@ -53,7 +53,8 @@ static zg_status elems_from(const zg_step *s, const zg_buf *b, int64_t at, int64
 }
 
 static uint8_t *address(zg_program *p, uint32_t buf, int64_t at) {
-  uint8_t *base = p->device->vt->host_ptr(p, buf);
+  const zg_device_vtable *vt = p->device->vt;
+  uint8_t *base = vt->host_ptr ? vt->host_ptr(p, buf) : vt->device_ptr(p, buf);
   return base ? base + (uint64_t)at * zg_dtype_bytes(p->sched->bufs.at[buf].dtype) : NULL;
 }
 
@@ -95,7 +96,8 @@ static zg_status run_collective(zg_program *p, const zg_step *s, zg_comm *comm) 
   if (!comm && p->sched->world > 1)
     return zg_error(ZG_UNSUPPORTED, "schedule \"%s\" is for %u ranks and has collectives: run it with a communicator",
                     p->sched->title ? p->sched->title : "", p->sched->world);
-  if (!p->device->vt->host_ptr)
+  const zg_device_vtable *vt = p->device->vt;
+  if (!vt->host_ptr && (!vt->device_ptr || !vt->collective))
     return zg_error(ZG_UNSUPPORTED, "device %s: its memory is not the host's, communicator %s cannot reach it", p->device->vt->name,
                     comm ? comm->vt->name : "");
   if (!comm) comm = &alone;
@@ -105,6 +107,9 @@ static zg_status run_collective(zg_program *p, const zg_step *s, zg_comm *comm) 
             : s->kind == ZG_STEP_REDUCE_SCATTER ? ZG_COMM_REDUCE_SCATTER
             : s->kind == ZG_STEP_ALL_REDUCE     ? ZG_COMM_ALL_REDUCE : ZG_COMM_BROADCAST;
   if (!op.data && op.n) return NULL;   // the null device: executes nothing
+  if (!vt->host_ptr)
+    return zg_status_prefix(vt->collective(p, comm, &op), "%s of \"%s\" on rank %u of %u: ", zg_comm_kind_name(op.kind), op.what, comm->rank,
+                            comm->world);
   return zg_comm_run(comm, &op);
 }
 
