@@ -96,7 +96,8 @@ static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const bat
       ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_WORKSPACE, &workspace, sizeof workspace));
   for (int i = 0; i < 4; i++) {
     const uint32_t align = alignment(k, args[i], b);
-    ZG_TRY_OUT(ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_ALIGN_A + i, &align, sizeof align));
+    ZG_TRY_OUT(
+        ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_ALIGN_A + i, &align, sizeof align));
   }
   ZG_TRY_OUT(ZG_LT(cublasLtMatmulAlgoGetHeuristic, lt, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n));
   if (n < 1 || found.state) status = zg_error(ZG_UNSUPPORTED, "%s: cuBLASLt has no algorithm", k->label);

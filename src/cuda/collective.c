@@ -1,11 +1,13 @@
-// Collectives by NCCL. Every group of ranks has a communicator of its own; its unique id goes from the group's member 0 to the others by
-// the host's communicator, which exists before. Whole parts use NCCL's all_gather and reduce_scatter; where the full buffer ends before
-// members * n, as many broadcasts or reductions in one group of calls, since NCCL's own would run over the buffer's end.
+// Collectives by NCCL. Every group of ranks has a communicator of its own; its unique id goes from the
+// group's member 0 to the others by the host's communicator, which exists before. Whole parts use NCCL's
+// all_gather and reduce_scatter; where the full buffer ends before members * n, as many broadcasts or
+// reductions in one group of calls, since NCCL's own would run over the buffer's end.
 #include "cuda/collective.h"
 
 #include "cuda/lib_cuda.h"
 
-static zg_status find_comm(zg__nccl_groups *all, zg_comm *comm, uint32_t group, const zg_comm_group *g, zg_nccl_comm *out) {
+static zg_status find_comm(zg__nccl_groups *all, zg_comm *comm, uint32_t group, const zg_comm_group *g,
+                           zg_nccl_comm *out) {
   for (size_t i = 0; i < all->all.n; i++)
     if (all->all.at[i].group == group) {
       *out = all->all.at[i].comm;
@@ -43,13 +45,16 @@ static uint64_t part_elems(const call *c, uint32_t i) {
 
 static zg_status gather(const call *c) {
   const uint64_t part = c->op->n * c->size;
-  if (c->op->n_full == c->op->n * c->g->size) return ZG_NCCL(ncclAllGather, c->shard, c->data, part, ZG_NCCL_U8, c->comm, c->stream);
+  if (c->op->n_full == c->op->n * c->g->size)
+    return ZG_NCCL(ncclAllGather, c->shard, c->data, part, ZG_NCCL_U8, c->comm, c->stream);
   zg_status status = NULL;
   ZG_TRY(ZG_NCCL(ncclGroupStart));
   for (uint32_t i = 0; i < c->g->size && !status; i++) {
     const uint64_t n = part_elems(c, i) * c->size;
     char *to = c->data + i * part;
-    if (n) status = ZG_NCCL(ncclBroadcast, i == c->g->index ? c->shard : to, to, n, ZG_NCCL_U8, (int)i, c->comm, c->stream);
+    if (n)
+      status = ZG_NCCL(ncclBroadcast, i == c->g->index ? c->shard : to, to, n, ZG_NCCL_U8, (int)i, c->comm,
+                       c->stream);
   }
   zg_status end = ZG_NCCL(ncclGroupEnd);
   if (!status) return end;
@@ -63,7 +68,9 @@ static zg_status reduce_parts(const call *c, int type) {
   for (uint32_t i = 0; i < c->g->size && !status; i++) {
     const uint64_t n = part_elems(c, i);
     char *from = c->data + i * c->op->n * c->size;
-    if (n) status = ZG_NCCL(ncclReduce, from, i == c->g->index ? c->shard : from, n, type, ZG_NCCL_SUM, (int)i, c->comm, c->stream);
+    if (n)
+      status = ZG_NCCL(ncclReduce, from, i == c->g->index ? c->shard : from, n, type, ZG_NCCL_SUM, (int)i,
+                       c->comm, c->stream);
   }
   zg_status end = ZG_NCCL(ncclGroupEnd);
   if (!status) return end;
@@ -77,7 +84,8 @@ static zg_status reduce_scatter(const call *c, int type) {
     return ZG_NCCL(ncclReduceScatter, c->data, c->shard, c->op->n, type, ZG_NCCL_SUM, c->comm, c->stream);
   ZG_TRY(reduce_parts(c, type));
   if (have == c->op->n) return NULL;
-  return ZG_CUDA(cuMemsetD8Async, (zg_cu_ptr)(uintptr_t)(c->shard + have * c->size), 0, (c->op->n - have) * c->size, c->stream);
+  return ZG_CUDA(cuMemsetD8Async, (zg_cu_ptr)(uintptr_t)(c->shard + have * c->size), 0,
+                 (c->op->n - have) * c->size, c->stream);
 }
 
 static zg_status run_group(const call *c) {
@@ -86,11 +94,13 @@ static zg_status run_group(const call *c) {
   if (type < 0 && (op->kind == ZG_COMM_ALL_REDUCE || op->kind == ZG_COMM_REDUCE_SCATTER))
     return zg_error(ZG_UNSUPPORTED, "NCCL does not sum %s", zg_dtype_name(op->dtype));
   switch (op->kind) {
-    case ZG_COMM_ALL_REDUCE: return ZG_NCCL(ncclAllReduce, c->data, c->data, op->n, type, ZG_NCCL_SUM, c->comm, c->stream);
+    case ZG_COMM_ALL_REDUCE:
+      return ZG_NCCL(ncclAllReduce, c->data, c->data, op->n, type, ZG_NCCL_SUM, c->comm, c->stream);
     case ZG_COMM_REDUCE_SCATTER: return reduce_scatter(c, type);
     case ZG_COMM_ALL_GATHER: return gather(c);
     case ZG_COMM_BROADCAST:
-      return ZG_NCCL(ncclBroadcast, c->data, c->data, op->n * c->size, ZG_NCCL_U8, (int)op->root, c->comm, c->stream);
+      return ZG_NCCL(ncclBroadcast, c->data, c->data, op->n * c->size, ZG_NCCL_U8, (int)op->root, c->comm,
+                     c->stream);
     case ZG_COMM_BARRIER:
     case ZG_N_COMM_KINDS: break;
   }
@@ -103,14 +113,20 @@ static zg_status run_alone(const call *c) {
   const bool scatter = c->op->kind == ZG_COMM_REDUCE_SCATTER;
   if (!scatter && c->op->kind != ZG_COMM_ALL_GATHER) return NULL;
   char *to = scatter ? c->shard : c->data, *from = scatter ? c->data : c->shard;
-  if (to != from && n) ZG_TRY(ZG_CUDA(cuMemcpyDtoDAsync_v2, (zg_cu_ptr)(uintptr_t)to, (zg_cu_ptr)(uintptr_t)from, n, c->stream));
+  if (to != from && n)
+    ZG_TRY(ZG_CUDA(cuMemcpyDtoDAsync_v2, (zg_cu_ptr)(uintptr_t)to, (zg_cu_ptr)(uintptr_t)from, n, c->stream));
   return scatter && pad ? ZG_CUDA(cuMemsetD8Async, (zg_cu_ptr)(uintptr_t)(to + n), 0, pad, c->stream) : NULL;
 }
 
 zg_status zg__collective_run(zg__nccl_groups *all, zg_comm *comm, const zg_comm_op *op, void *stream) {
   zg_comm_group g;
   ZG_TRY(zg_comm_group_of(comm, op->group, &g));
-  call c = {.op = op, .g = &g, .stream = stream, .size = zg_dtype_bytes(op->dtype), .data = op->data, .shard = op->shard};
+  call c = {.op = op,
+            .g = &g,
+            .stream = stream,
+            .size = zg_dtype_bytes(op->dtype),
+            .data = op->data,
+            .shard = op->shard};
   if (g.size == 1) return run_alone(&c);
   ZG_TRY(find_comm(all, comm, op->group, &g, &c.comm));
   ZG_TRY(run_group(&c));

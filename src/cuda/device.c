@@ -457,7 +457,9 @@ static zg_status cuda_read(zg_program *base, uint32_t buf, uint64_t at, void *ds
   return status;
 }
 
-static void *cuda_device_ptr(const zg_program *base, uint32_t buf) { return (void *)buffer_address((const cuda_program *)base, buf); }
+static void *cuda_device_ptr(const zg_program *base, uint32_t buf) {
+  return (void *)buffer_address((const cuda_program *)base, buf);
+}
 
 static zg_status cuda_collective(zg_program *base, zg_comm *comm, const zg_comm_op *op) {
   cuda_program *p = (cuda_program *)base;

@@ -154,8 +154,8 @@ static void put_end(const attention *a, zg_str *out) {
 }
 
 static zg_status launch(const attention *a, zg__draft *d, zg__code *out, int64_t rows) {
-  return zg_status_prefix(zg__draft_launch(d, out, ((uint64_t)rows + WARPS - 1) / WARPS, 1, THREADS, 0), "%s: ",
-                          a->k->label);
+  return zg_status_prefix(zg__draft_launch(d, out, ((uint64_t)rows + WARPS - 1) / WARPS, 1, THREADS, 0),
+                          "%s: ", a->k->label);
 }
 
 static zg_status emit_forward(const attention *a, zg__code *out) {

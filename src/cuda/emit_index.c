@@ -325,8 +325,8 @@ static zg_status emit_arg(const zg_kernel *k, int64_t len, int64_t inner, zg__co
   put_results(o, k, "line", source, "i");
   zg_str_add(o, "}\n}");
   return zg_status_prefix(
-      zg__draft_launch(&f, out, ((uint64_t)lines + THREADS / 32 - 1) / (THREADS / 32), 1, THREADS, 0), "%s: ",
-      k->label);
+      zg__draft_launch(&f, out, ((uint64_t)lines + THREADS / 32 - 1) / (THREADS / 32), 1, THREADS, 0),
+      "%s: ", k->label);
 }
 
 zg_status zg__emit_sort(const zg_kernel *k, zg__code *out) {

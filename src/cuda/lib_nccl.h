@@ -34,7 +34,8 @@ enum {
   X(ncclAllReduce, (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))   \
   X(ncclReduceScatter,                                                                                       \
     (const void *from, void *to, size_t n, int type, int op, zg_nccl_comm c, void *stream))                  \
-  X(ncclReduce, (const void *from, void *to, size_t n, int type, int op, int root, zg_nccl_comm c, void *stream)) \
+  X(ncclReduce,                                                                                              \
+    (const void *from, void *to, size_t n, int type, int op, int root, zg_nccl_comm c, void *stream))        \
   X(ncclAllGather, (const void *from, void *to, size_t n, int type, zg_nccl_comm c, void *stream))           \
   X(ncclBroadcast, (const void *from, void *to, size_t n, int type, int root, zg_nccl_comm c, void *stream)) \
   X(ncclGroupStart, (void))                                                                                  \
