@@ -9,6 +9,7 @@ typedef struct { uint32_t magic, version; uint64_t cookie; uint32_t rank, world;
 typedef struct { uint32_t magic, ok; uint64_t cookie; char text[400]; } answer;
 
 static const double STEP_S = 10;     // for one message once somebody talks
+static const double LATE_S = 1.5;
 
 static void refuse(int fd, uint64_t cookie, const char *text) {
   answer a = {.magic = MAGIC, .cookie = cookie};
@@ -109,14 +110,33 @@ static zg_status open_listener(const zg__rendezvous_options *o, int *out) {
   return s;
 }
 
+// The start has failed: those who are still on their way are told too, for a moment, or they would wait for a rank 0 that is gone.
+static void refuse_all(const zg__rendezvous_options *o, int listening, const zg__roster *r, const char *text) {
+  greeting g;
+  int fd;
+  const double end = zg_time_s() + LATE_S;
+  for (uint32_t i = 1; i < o->world; i++)
+    if (r->fds[i] >= 0) refuse(r->fds[i], o->cookie, text);
+  for (double left; (left = end - zg_time_s()) > 0;) {
+    zg_status s = zg__wire_accept(listening, left, &fd);
+    if (s) {
+      zg_status_free(s);
+      continue;
+    }
+    s = zg__wire_recv(fd, &g, sizeof g, LATE_S);
+    if (!s && g.magic == MAGIC && g.cookie == o->cookie) refuse(fd, o->cookie, text);
+    zg_status_free(s);
+    close(fd);
+  }
+}
+
 static zg_status serve(const zg__rendezvous_options *o, zg__roster *r, const zg__peer *mine) {
   int listening = o->listen_fd;
   if (listening < 0) ZG_TRY(open_listener(o, &listening));
   r->peers[0] = *mine;
   snprintf(r->peers[0].addr, sizeof r->peers[0].addr, "%s", o->addr);
   zg_status s = collect(o, listening, r);
-  for (uint32_t i = 1; s && i < o->world; i++)
-    if (r->fds[i] >= 0) refuse(r->fds[i], o->cookie, zg_status_message(s));
+  if (s) refuse_all(o, listening, r, zg_status_message(s));
   close(listening);
   return s;
 }

@@ -18,6 +18,7 @@ static void child(const setup *s, uint32_t rank, int listen_fd, uint16_t port, i
   zg_comm_options o = {.rank = rank, .world = s->world, .addr = "127.0.0.1", .port = port, .cookie = 77, .listen_fd = rank ? -1 : listen_fd,
                        .no_shm = s->no_shm, .start_s = 20};
   zg_comm *c = NULL;
+  if (rank) close(listen_fd);
   if (s->edit) s->edit(&o);
   zg_status status = zg_comm_connect(&o, &c);
   if (!status) status = s->body(c);
