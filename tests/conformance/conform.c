@@ -1,7 +1,7 @@
 // ONNX's own backend tests: conform SUITE_FOLDER EXCLUDED_LIST [PATTERN]
 //
 // SUITE_FOLDER (node, simple, pytorch-operator or pytorch-converted of the onnx package) holds TEST/model.onnx and
-// TEST/test_data_set_N/input_I.pb, output_I.pb. Every model goes the way `zgraph run` goes: the inputs become an npz file, a session
+// TEST/test_data_set_N/input_I.pb, output_I.pb; suite light holds NAME.onnx and NAME_output_0.pb, and its input is a ramp. Every model goes the way `zgraph run` goes: the inputs become an npz file, a session
 // imports, lowers, plans and runs the model on the CPU device, and the results are compared. Each test has a process of its own, with
 // a time limit, so that a crash is one failure. Every model passes or stands in the list with a reason; one that stands there and
 // passes is a failure too, so that the list stays true. Exit status 77 (skipped) without the folder. PATTERN: names that contain it,
@@ -104,16 +104,21 @@ static void check_output(zg_session *s, const char *name, const zg_tensor *want)
   compare(name, &have, want, how);
 }
 
-static int run_set(const char *model, const char *folder, const Onnx__GraphProto *g, const char *npz) {
-  char key[600];
+static zg_session *run_batch(const char *model, const char *npz) {
   zg_config *cfg;
   zg_session *s;
-  write_inputs(folder, g, npz);
   const char *const sets[] = {"threads=1"};
   need(zg_config_load(NULL, 0, sets, 1, &cfg), WRONG);
   need(zg_session_open(cfg, &(zg_session_options){.model_path = model, .mode = ZG_RUN_FORWARD, .inputs_path = npz}, &s), REFUSED);
   need(zg_session_feed(s, NULL, 0), WRONG);
   need(zg_exec_run(s->program, "forward", (zg_rand_state){{0}}, NULL), WRONG);
+  return s;
+}
+
+static int run_set(const char *model, const char *folder, const Onnx__GraphProto *g, const char *npz) {
+  char key[600];
+  write_inputs(folder, g, npz);
+  zg_session *s = run_batch(model, npz);
   for (size_t i = 0; i < g->n_output; i++) {
     zg_list_of_tensors want = read_values(folder, "output", i, g->output[i]);
     for (uint32_t k = 0; k < want.n; k++) {
@@ -126,10 +131,41 @@ static int run_set(const char *model, const char *folder, const Onnx__GraphProto
   return how;
 }
 
+// Suite light: element i of the one input of n elements is i / n, as in onnx/backend/test/runner.
+static void run_light(const char *model, const char *npz) {
+  zg_onnx_model *m;
+  zg_npz_writer *w;
+  uint32_t n;
+  char path[1100];
+  zg_list_of_tensors want;
+  need(zg_onnx_load(model, &m), REFUSED);
+  const zg_signature *in = zg_onnx_inputs(m, &n);
+  if (n != 1 || in->dtype != ZG_F32) say(REFUSED, 0, "%u inputs, want one of floats", n);
+  zg_tensor x = {.type = {.dtype = ZG_F32, .rank = in->rank}};
+  for (uint32_t d = 0; d < in->rank; d++) x.type.dim[d] = in->dim[d].symbol ? 1 : in->dim[d].value;
+  need(zg_alloc_big(zg_type_bytes(&x.type), &x.data), WRONG);
+  const int64_t count = zg_elems(&x.type);
+  for (int64_t i = 0; i < count; i++) ((float *)x.data)[i] = (float)((double)i / (double)count);
+  need(zg_npz_create(npz, &w), WRONG);
+  need(zg_npz_put(w, in->name, &x), WRONG);
+  need(zg_npz_finish(w), WRONG);
+  zg_session *s = run_batch(model, npz);
+  snprintf(path, sizeof path, "%.*s_output_0.pb", (int)(strlen(model) - strlen(".onnx")), model);
+  need(zg_read_test_value(path, NULL, &want), WRONG);
+  check_output(s, zg_onnx_outputs(m, &n)->name, &want.at[0]);
+  say(PASS, 0, " ");
+}
+
+static bool ends_with(const char *text, const char *end) {
+  const size_t n = strlen(text), k = strlen(end);
+  return n >= k && !strcmp(text + n - k, end);
+}
+
 static void run_test(const char *folder, const char *npz) {
   char model[1100], set[1150];
   struct stat st;
   int how = 0, n = 0;
+  if (ends_with(folder, ".onnx")) run_light(folder, npz);
   snprintf(model, sizeof model, "%s/model.onnx", folder);
   Onnx__ModelProto *m = read_model(model);
   for (;; n++) {
@@ -238,7 +274,7 @@ static void judge(suite *s, const char *name, const verdict *v, bool chatty) {
   }
 }
 
-static int is_test(const struct dirent *d) { return d->d_name[0] != '.'; }
+static int is_test(const struct dirent *d) { return d->d_name[0] != '.' && !ends_with(d->d_name, ".pb"); }
 
 static bool summary(suite *s, const char *folder, bool all) {
   const char *name = strrchr(folder, '/');
