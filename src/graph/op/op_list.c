@@ -28,6 +28,7 @@ extern const zg_family zg_family_quantize;
 extern const zg_family zg_family_linear_attention;
 extern const zg_family zg_family_training;
 extern const zg_family zg_family_detection;
+extern const zg_family zg_family_text;
 
 const zg_family *const zg_families[] = {
     &zg_family_leaf,
@@ -57,5 +58,6 @@ const zg_family *const zg_families[] = {
     &zg_family_linear_attention,
     &zg_family_training,
     &zg_family_detection,
+    &zg_family_text,
     NULL,
 };
