@@ -15,12 +15,32 @@ static const char *step_name(const zg_sched *d, uint32_t step) {
   return d->kernels.at[d->steps.at[step].kernel].label;
 }
 
-static void print_table(const zg_session *s, const zg_report *r, size_t n_tensors) {
+// Time of each segment, run once, as the device's description has it.
+static void print_times(const zg_sched *d, const zg_device_model *device) {
+  zg_arena mem = {0};
+  zg_step_time *t = zg_predict_times(d, device, &mem);
+  printf("predicted time     on %s:", device->name);
+  for (size_t i = 0; i < d->segments.n; i++) {
+    const zg_segment *seg = &d->segments.at[i];
+    double compute = 0, all = zg_predicted_length(d, t, seg);
+    for (uint32_t k = seg->first; k < seg->first + seg->n; k++)
+      if (d->steps.at[k].stream == ZG_STREAM_COMPUTE) compute += t[k].length;
+    printf("%s %s %.3g ms", i ? "," : "", seg->name, all * 1e3);
+    if (all > compute * 1.0005) printf(" (%.3g ms waiting for the network and copies)", (all - compute) * 1e3);
+  }
+  printf("\n");
+  zg_arena_fini(&mem);
+}
+
+static void print_table(const zg_session *s, const zg_report *r, const zg_device_model *device, size_t n_tensors) {
   const zg_sched *d = zg_session_sched(s);
   printf("planned memory     %s (%llu bytes), lower bound %s (+%.2f %%)\n", zg_cli_bytes(r->planned), (unsigned long long)r->planned,
          zg_cli_bytes(r->lower_bound), r->lower_bound ? 100.0 * ((double)r->planned / (double)r->lower_bound - 1) : 0);
   printf("at rest            %s\n", zg_cli_bytes(r->persistent));
   printf("work of a step     %.3f GFLOP, %s moved\n", r->flops / 1e9, zg_cli_bytes((uint64_t)r->bytes_moved));
+  print_times(d, device);
+  if (device->memory && r->planned > device->memory)
+    printf("does not fit       %s has %s\n", device->name, zg_cli_bytes(device->memory));
   const zg_recompute_choice *c = &s->pipe.recompute;
   if (c->how.cheap || c->how.blocks)
     printf("recomputed         maps and %u of %u blocks: %s in place of %s, %.1f %% more arithmetic\n", c->how.blocks, c->n_blocks,
@@ -37,8 +57,11 @@ static void print_table(const zg_session *s, const zg_report *r, size_t n_tensor
            tensor_name(s, &r->alive.at[i]), zg_type_text(&d->bufs.at[r->alive.at[i].buf].type));
 }
 
-static void print_json(const zg_session *s, const zg_report *r) {
+static void print_json(const zg_session *s, const zg_report *r, const zg_device_model *device) {
   const zg_sched *d = zg_session_sched(s);
+  zg_arena mem = {0};
+  const double seconds = zg_predicted_length(d, zg_predict_times(d, device, &mem), NULL);
+  zg_arena_fini(&mem);
   zg_str t = {0};
   zg_str_add(&t, "{\"planned_bytes\": %llu, \"lower_bound_bytes\": %llu, \"persistent_bytes\": %llu, \"flops\": %.17g, \"bytes_moved\": %.17g,\n \"peak\": {\"step\": %u, \"kernel\": ",
              (unsigned long long)r->planned, (unsigned long long)r->lower_bound, (unsigned long long)r->persistent, r->flops, r->bytes_moved, r->peak_step);
@@ -54,8 +77,10 @@ static void print_json(const zg_session *s, const zg_report *r) {
     zg_str_add(&t, ", \"role\": \"%s\", \"bytes\": %llu}", zg_role_name((zg_buf_role)b->role), (unsigned long long)b->bytes);
   }
   const zg_recompute_choice *c = &s->pipe.recompute;
-  zg_str_add(&t, "]},\n \"recompute\": {\"maps\": %s, \"blocks\": %u, \"of_blocks\": %u, \"bytes_without\": %llu, \"flops_without\": %.17g},\n \"kernels\": {",
-             c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before);
+  zg_str_add(&t, "]},\n \"device\": ");
+  zg__json_quote(&t, device->name);
+  zg_str_add(&t, ", \"predicted_seconds\": %.6g,\n \"recompute\": {\"maps\": %s, \"blocks\": %u, \"of_blocks\": %u, \"bytes_without\": %llu, \"flops_without\": %.17g},\n \"kernels\": {",
+             seconds, c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before);
   for (int k = 0, n = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) zg_str_add(&t, "%s\"%s\": %u", n++ ? ", " : "", zg_kernel_info_of((zg_kernel_kind)k)->name, r->kernels[k]);
   zg_str_add(&t, "}}\n");
@@ -78,14 +103,19 @@ static zg_status run(int argc, char **argv) {
   zg_cli_list rest = {0};
   zg_session_options o = {.no_device = true, .default_dim = 1};
   bool json = false, forward = false, compare = false;
-  const char *ranks = NULL, *stage = NULL;
+  const char *ranks = NULL, *stage = NULL, *device_name = NULL;
+  zg_cli_pictures pictures = {0};
+  zg_device_model device;
+  zg_arena mem = {0};
   zg_str set = {0};
   zg_config *cfg = NULL;
   zg_session *s = NULL;
   zg_report r = {0};
   zg_status status = NULL;
   const zg_cli_option options[] = {ZG_CLI_CONFIG(files), {"json", .flag = &json}, {"forward", .flag = &forward},
-                                   {"ranks", .text = &ranks}, {"stage", .text = &stage}, {"compare", .flag = &compare}};
+                                   {"ranks", .text = &ranks}, {"stage", .text = &stage}, {"compare", .flag = &compare},
+                                   {"device", .text = &device_name}, {"html", .text = &pictures.html}, {"svg", .text = &pictures.svg},
+                                   {"trace", .text = &pictures.trace}, {"csv", .text = &pictures.csv}};
   ZG_TRY(zg_cli_parse(argc, argv, options, ZG_COUNT(options), &rest));
   if (rest.n) ZG_TRY(zg_cli_one(&rest, "model", &o.model_path));
   if (stage) {
@@ -93,6 +123,7 @@ static zg_status run(int argc, char **argv) {
     ZG_TRY_OUT(zg_cli_set(&files, set.at));
   }
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
+  ZG_TRY_OUT(zg_cli_device(device_name, &mem, &device));
   ZG_TRY_OUT(ranks_of(cfg, ranks, &o.world));
   o.mode = forward ? ZG_RUN_FORWARD : ZG_RUN_TRAIN;
   o.no_data = !cfg->data.train.path;
@@ -103,25 +134,37 @@ static zg_status run(int argc, char **argv) {
   ZG_TRY_OUT(zg_session_open(cfg, &o, &s));
   zg_report_make(zg_session_sched(s), &r);
   if (json && s->zero) zg_cli_print_ranks_json(s, stdout);
-  else if (json) print_json(s, &r);
-  else print_table(s, &r, 12);
+  else if (json) print_json(s, &r, &device);
+  else print_table(s, &r, &device, 12);
   if (!json && s->zero) zg_cli_print_ranks(s);
+  const zg_sched *d = zg_session_sched(s);
+  const zg_picture picture = {.title = zg_arena_printf(&mem, "Plan of %s", o.model_path ? o.model_path : cfg->model),
+                              .subtitle = zg_arena_printf(&mem, "rank %u of %u, %zu steps, %s", d->rank, d->world, d->steps.n, forward ? "forward" : "training step"),
+                              .device = &device, .budget = cfg->memory.budget == ZG_UNSET ? device.memory : (uint64_t)cfg->memory.budget};
+  ZG_TRY_OUT(zg_cli_write_pictures(d, &picture, &pictures));
 out:
   zg_report_fini(&r);
   zg_session_close(s);
   zg_config_free(cfg);
   zg_str_fini(&set);
+  zg_arena_fini(&mem);
   return status;
 }
 
 const zg_verb zg_verb_plan = {
     "plan", "say what a run will need, before it runs",
     "usage: zgraph plan MODEL.onnx --config FILE [--set KEY=VALUE] [--json] [--forward]\n"
-    "                   [--ranks N] [--stage 0..3] [--compare]\n\n"
+    "                   [--ranks N] [--stage 0..3] [--compare] [--device NAME|FILE.yaml]\n"
+    "                   [--html FILE] [--svg FILE] [--trace FILE] [--csv FILE]\n\n"
     "Plans the training step (with --forward: the model alone) without reading weights and prints its memory to the byte: by\n"
     "role, at the peak, with the largest tensors alive then. Symbolic dimensions come from the data, or from --set dims.NAME=N.\n"
     "With --ranks N (default: num_processes) it plans one of N ranks under ZeRO stage S, no rank being started: what each\n"
     "holds at rest and in a step, and what it sends per update; --compare shows the stages beside each other.\n\n"
-    "example:\n"
+    "--device predicts times for a device that need not be here (h100-80g, a100-80g, cpu, ...; an unknown name lists all; a YAML\n"
+    "file gives name, memory, flops_f32, flops_16, bytes_per_s, comm_bytes_per_s, comm_latency_s, copy_bytes_per_s, launch_s).\n"
+    "--html writes one page with the memory over the step, the arena and the streams; --svg the first two for papers; --trace a\n"
+    "file for chrome://tracing or Perfetto; --csv the buffers as MiniMalloc reads them.\n\n"
+    "examples:\n"
+    "  zgraph plan model.onnx --config run.yaml --html plan.html\n"
     "  zgraph plan model.onnx --config run.yaml --set data.train.batch_size=64\n",
     run};

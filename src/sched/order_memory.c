@@ -9,7 +9,7 @@
 // Why not list scheduling by the change of live bytes at each step: it sees no further than one step, so it runs every cheap
 // reader of a large tensor first and leaves the backward's long chains open (tried on the zoo: 0-40 % above the graph's order).
 // Minimising the peak exactly is NP-hard (Sethi 1975, "Complete register allocation problems").
-// Cost: O(edges) a round, at most MAX_ROUNDS x 6 rounds; deterministic, so that all ranks find the same order.
+// Cost: O(edges) a round, at most 3 climbs of MAX_ROUNDS x 6 rounds; deterministic, so that all ranks find the same order.
 #include <stdlib.h>
 
 #include "sched/order_priv.h"
@@ -172,13 +172,24 @@ static void sink(mover *m, const uint32_t *order, bool at_peak) {
   }
 }
 
-static void rise(mover *m, const uint32_t *order, bool at_peak) {
+// Scalars of the optimizer cost nothing, and hold up all that read them.
+static bool makes_little(const mover *m, uint32_t g) {
+  for (uint32_t k = m->t.start[g]; k < m->t.start[g + 1]; k++)
+    if (m->lives[m->t.store[k]].first == m->pos[g] && m->lives[m->t.store[k]].bytes > 4096) return false;
+  return true;
+}
+
+static void rise_from(mover *m, const uint32_t *order, bool at_peak, uint8_t phase) {
   for (uint32_t i = 0; i < m->n; i++) {
     uint32_t g = order[i], q = 0;
+    if (m->l->groups.at[g].phase < phase) continue;
     for (uint32_t k = m->dag->prev_start[g]; k < m->dag->prev_start[g + 1]; k++) q = ZG_MAX(q, m->key[m->dag->prev[k]]);
-    if (q < m->pos[g] && gain_of(m, g, q, at_peak) > 0) m->key[g] = q;
+    if (q < m->pos[g] && (gain_of(m, g, q, at_peak) > 0 || (phase == ZG_PHASE_UPDATE && makes_little(m, g)))) m->key[g] = q;
   }
 }
+
+static void rise(mover *m, const uint32_t *order, bool at_peak) { rise_from(m, order, at_peak, ZG_PHASE_LOAD); }
+static void rise_updates(mover *m, const uint32_t *order, bool at_peak) { rise_from(m, order, at_peak, ZG_PHASE_UPDATE); }
 
 static int by_key(const void *a, const void *b, void *context) {
   const mover *m = context;
@@ -198,6 +209,27 @@ static void apply(mover *m, const uint32_t *from, uint32_t *to, move *f, bool at
 
 static bool better(cost a, cost b) { return a.peak != b.peak ? a.peak < b.peak : a.area < b.area; }
 
+// Climbs from `order` to a better one in place, trying the moves in turn from `first_move` on. Returns its cost.
+static cost climb(mover *m, uint32_t *order, uint32_t *trial, uint32_t first_move) {
+  static move *const moves[] = {rise_updates, rise, sink};
+  const uint32_t n_moves = ZG_COUNT(moves);
+  cost low = measure(m, order);
+  for (int round = 0; round < MAX_ROUNDS; round++) {
+    bool found = false;
+    for (uint32_t k = 0; k < 2 * n_moves; k++) {
+      measure(m, order);
+      apply(m, order, trial, moves[(first_move + k) % n_moves], k >= n_moves);
+      cost c = measure(m, trial);
+      if (!better(c, low)) continue;
+      memcpy(order, trial, sizeof *order * m->n);
+      low = c;
+      found = true;
+    }
+    if (!found) break;
+  }
+  return low;
+}
+
 void zg__low_order_memory(zg_low *l, const zg_low_dag *dag) {
   mover m = {.l = l, .dag = dag, .n = (uint32_t)l->order.n};
   if (m.n < 2) return;
@@ -210,23 +242,16 @@ void zg__low_order_memory(zg_low *l, const zg_low_dag *dag) {
     if (x->at == ZG_AT_STORED && !l->update_done[i]) m.lives[x->view.buf].to_end = true;
   }
   collect(&m);
-  uint32_t *best = l->order.at, *trial = ZG_NEW_N(&l->mem, uint32_t, m.n), *kept = ZG_NEW_N(&l->mem, uint32_t, m.n);
-  cost low = measure(&m, best), start = low;
-  move *const moves[] = {rise, sink};
-  for (int round = 0; round < MAX_ROUNDS; round++) {
-    bool found = false;
-    for (uint32_t k = 0; k < 2 * ZG_COUNT(moves); k++) {
-      measure(&m, best);
-      apply(&m, best, trial, moves[k % ZG_COUNT(moves)], k >= ZG_COUNT(moves));
-      cost c = measure(&m, trial);
-      if (!better(c, low)) continue;
-      memcpy(kept, trial, sizeof *kept * m.n);
-      low = c;
-      found = true;
-      memcpy(best, kept, sizeof *best * m.n);
-    }
-    if (!found) break;
+  uint32_t *from = zg_arena_copy(&l->mem, l->order.at, sizeof *from * m.n), *order = ZG_NEW_N(&l->mem, uint32_t, m.n);
+  uint32_t *trial = ZG_NEW_N(&l->mem, uint32_t, m.n);
+  cost start = measure(&m, from), best = start;
+  for (uint32_t first = 0; first < 3; first++) {   // the first move taken decides which valley the climb ends in
+    memcpy(order, from, sizeof *order * m.n);
+    cost c = climb(&m, order, trial, first);
+    if (!better(c, best)) continue;
+    best = c;
+    memcpy(l->order.at, order, sizeof *order * m.n);
   }
-  zg_log(2, "order of \"%s\": peak of live bytes %.2f MiB, in the graph's order %.2f MiB", l->segment, (double)low.peak / 0x1p20,
+  zg_log(2, "order of \"%s\": peak of live bytes %.2f MiB, in the graph's order %.2f MiB", l->segment, (double)best.peak / 0x1p20,
          (double)start.peak / 0x1p20);
 }

@@ -10,6 +10,7 @@
 //   is for matrices: other tensors take adamw.
 // - What changes every step (rate, bias corrections) comes as scalar inputs, so one graph serves the whole run.
 #include <math.h>
+#include <stdlib.h>
 
 #include "graph/graph_priv.h"
 #include "graph/pass.h"
@@ -170,6 +171,15 @@ static const zg_opt_group *group_of(const zg_opt_spec *o, const char *name) {
   return NULL;
 }
 
+// Where in the backward pass a gradient is complete.
+typedef struct { uint32_t made, index; } completion;
+static int by_completion(const void *a, const void *b) {
+  const completion *x = a, *y = b;
+  return x->made != y->made ? (x->made < y->made ? -1 : 1) : (x->index > y->index) - (x->index < y->index);
+}
+
+// The order of summation is that in which the backward pass completes the gradients: each is squared, and without clipping used
+// and let go, as soon as it is there. In the order of the parameters the first one, complete last, would hold up all others.
 static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
   if (o->sums) {
     const int64_t dim[2] = {o->ranks, 3};
@@ -177,10 +187,18 @@ static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *gr
     return zg_b_reduce_all(b, ZG_RED_SUM, zg_b_slice1(b, zg_b_state(b, &all), 1, 0, 1));
   }
   zg_val sum = {0};
+  completion *order = zg_alloc(sizeof *order * (n + 1));
+  for (uint32_t i = 0; i < n && !zg_builder_failed(b); i++) {
+    const zg_graph *g = zg_builder_graph(b);
+    const bool cast = zg_is_op(g, grad[i], &zg_op_cast);
+    order[i] = (completion){cast ? zg_in(g, zg_node_of(g, grad[i]), 0).id : grad[i].id, i};
+  }
+  qsort(order, n, sizeof *order, by_completion);
   for (uint32_t i = 0; i < n; i++) {
-    const zg_val part = zg_b_reduce_all(b, ZG_RED_SUM, zg_mul(b, grad[i], grad[i]));
+    const zg_val g = grad[order[i].index], part = zg_b_reduce_all(b, ZG_RED_SUM, zg_mul(b, g, g));
     sum = zg_is(sum) ? zg_add(b, sum, part) : part;
   }
+  zg_free(order);
   return sum;
 }
 
