@@ -12,6 +12,8 @@ void zg__edit_after(zg__edit *e, uint32_t at, zg_step step) {
   zg_vec_push(&e->list, (zg__insertion){2 * at + 1, (uint32_t)e->list.n, step});
 }
 
+void zg__edit_drop(zg__edit *e, uint32_t at) { zg__edit_before(e, at, (zg_step){.kind = ZG_N_STEP_KINDS}); }
+
 static int by_place(const void *a, const void *b) {
   const zg__insertion *x = a, *y = b;
   if (x->at != y->at) return x->at < y->at ? -1 : 1;
@@ -29,8 +31,12 @@ void zg__edit_apply(zg__edit *e) {
     zg_segment *seg = &s->segments.at[g];
     const uint32_t first = (uint32_t)s->steps.n;
     for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
-      while (k < e->list.n && e->list.at[k].at == 2 * i) zg_vec_push(&s->steps, e->list.at[k++].step);
-      zg_vec_push(&s->steps, old[i]);
+      bool dropped = false;
+      for (; k < e->list.n && e->list.at[k].at == 2 * i; k++) {
+        if (e->list.at[k].step.kind == ZG_N_STEP_KINDS) dropped = true;
+        else zg_vec_push(&s->steps, e->list.at[k].step);
+      }
+      if (!dropped) zg_vec_push(&s->steps, old[i]);
       while (k < e->list.n && e->list.at[k].at == 2 * i + 1) zg_vec_push(&s->steps, e->list.at[k++].step);
     }
     *seg = (zg_segment){seg->name, first, (uint32_t)s->steps.n - first};

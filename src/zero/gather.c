@@ -3,12 +3,13 @@
 //     temporary buffer of its own, so that plan_memory gives its place to others in between
 //   - one gather for both where the way between them is short (max_reuse_distance: elements of other tensors gathered in
 //     between) and what is gathered at once stays within max_live
+// What is gathered is the shard as kernels read it: rounded first, where mixed precision rounds it anyway (cast.c).
 // Memory that is whole at rest (tensors below the persistence threshold, running statistics) is not touched.
 #include "zero/zero_priv.h"
 
 typedef struct { uint32_t first, last; } use_span;             // step + 1; 0: none
-typedef struct { uint32_t part; use_span forward, backward; bool keep; } use;
-typedef struct { zg_zero *z; zg_sched *s; zg__edit edit; const zg_segment *g; ZG_VEC(use) uses; } gatherer;
+typedef struct { uint32_t part, from; use_span forward, backward; bool keep; } use;   // from: buffer of the shard
+typedef struct { zg_zero *z; zg_sched *s; zg__edit edit; const zg_segment *g; bool *dropped; ZG_VEC(use) uses; } gatherer;
 
 static void widen(use_span *u, uint32_t step) {
   if (!u->first) u->first = step + 1;
@@ -16,20 +17,24 @@ static void widen(use_span *u, uint32_t step) {
 }
 
 static void find_uses(gatherer *q) {
-  const zg_sched *s = q->s;
-  uint32_t *part_of = zg_alloc(sizeof *part_of * s->bufs.n), *use_of = zg_alloc(sizeof *use_of * (q->z->parts.n + 1));
-  for (uint32_t i = 0; i < q->z->parts.n; i++)
-    if (q->z->parts.at[i].sharded && q->z->parts.at[i].buf) part_of[q->z->parts.at[i].buf] = i + 1;
+  zg_sched *s = q->s;
+  uint32_t *part_of = zg_alloc(sizeof *part_of * (s->bufs.n + q->z->parts.n)), *use_of = zg_alloc(sizeof *use_of * (q->z->parts.n + 1));
+  for (uint32_t i = 0; i < q->z->parts.n; i++) {
+    const zg_zero_part *p = &q->z->parts.at[i];
+    if (!p->sharded || !p->buf) continue;
+    const uint32_t cast = zg__zero_cast_shard(&q->edit, q->g, p, q->dropped);
+    part_of[cast ? cast : p->buf] = i + 1;
+  }
   q->uses.n = 0;
   for (uint32_t i = q->g->first; i < q->g->first + q->g->n; i++) {
     const zg_step *p = &s->steps.at[i];
-    if (p->kind != ZG_STEP_KERNEL) continue;
+    if (p->kind != ZG_STEP_KERNEL || q->dropped[i]) continue;
     const zg_kernel *k = &s->kernels.at[p->kernel];
     for (uint32_t a = 0; a < k->n_args; a++) {
       const uint32_t part = part_of[k->args[a].buf];
       if (!part) continue;
       if (!use_of[part]) {
-        zg_vec_push(&q->uses, (use){.part = part - 1});
+        zg_vec_push(&q->uses, (use){.part = part - 1, .from = k->args[a].buf});
         use_of[part] = (uint32_t)q->uses.n;
       }
       use *u = &q->uses.at[use_of[part] - 1];
@@ -67,20 +72,21 @@ static void choose_kept(gatherer *q) {
   }
 }
 
-static void gather_span(gatherer *q, const zg_zero_part *p, use_span u, const char *suffix) {
+static void gather_span(gatherer *q, const zg_zero_part *p, uint32_t from, use_span u, const char *suffix) {
   zg_sched *s = q->s;
   const int64_t padded = zg__padded(q->z, p);
-  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, suffix), .bytes = (uint64_t)padded * zg__elem_bytes(p), .dtype = p->type.dtype,
-                    .type = zg_type_make(p->type.dtype, 1, &padded), .role = ZG_BUF_COMM};
+  const zg_dtype t = s->bufs.at[from].dtype;
+  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, suffix), .bytes = (uint64_t)padded * zg_dtype_bytes(t), .dtype = t,
+                    .type = zg_type_make(t, 1, &padded), .role = ZG_BUF_COMM};
   const uint32_t buf = zg_sched_add_buf(s, &b);
   const uint8_t phase = s->steps.at[u.first - 1].phase;
   for (uint32_t i = u.first - 1; i < u.last; i++) {
-    if (s->steps.at[i].kind != ZG_STEP_KERNEL) continue;
+    if (s->steps.at[i].kind != ZG_STEP_KERNEL || q->dropped[i]) continue;
     zg_kernel *k = &s->kernels.at[s->steps.at[i].kernel];
     for (uint32_t a = 0; a < k->n_args; a++)
-      if (k->args[a].buf == p->buf) k->args[a].buf = buf;
+      if (k->args[a].buf == from) k->args[a].buf = buf;
   }
-  zg__edit_before(&q->edit, u.first - 1, (zg_step){.kind = ZG_STEP_GATHER, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = buf, .b = p->buf, .n = p->shard});
+  zg__edit_before(&q->edit, u.first - 1, (zg_step){.kind = ZG_STEP_GATHER, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = buf, .b = from, .n = p->shard});
   zg__edit_after(&q->edit, u.last - 1, (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = s->steps.at[u.last - 1].phase, .a = buf});
 }
 
@@ -92,25 +98,30 @@ static void gather_segment(gatherer *q) {
     const use *u = &q->uses.at[i];
     const zg_zero_part *p = &q->z->parts.at[u->part];
     const bool twice = u->forward.first && u->backward.first && !u->keep;
-    if (counts) q->z->gathered[twice] += (uint64_t)p->shard * zg__elem_bytes(p);
+    if (counts) q->z->gathered[twice] += (uint64_t)p->shard * zg_dtype_bytes(q->s->bufs.at[u->from].dtype);
     if (twice) {
-      gather_span(q, p, u->forward, "forward");
-      gather_span(q, p, u->backward, "backward");
+      gather_span(q, p, u->from, u->forward, "forward");
+      gather_span(q, p, u->from, u->backward, "backward");
     } else {
       const uint32_t first = u->forward.first ? u->forward.first : u->backward.first, last = ZG_MAX(u->forward.last, u->backward.last);
-      gather_span(q, p, (use_span){first, last}, "whole");
+      gather_span(q, p, u->from, (use_span){first, last}, "whole");
     }
+    if (u->from == p->buf) continue;
+    const uint32_t end = ZG_MAX(u->forward.last, u->backward.last) - 1;   // the last gather is over there
+    zg__edit_after(&q->edit, end, (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = q->s->steps.at[end].phase, .a = u->from});
   }
 }
 
 zg_status zg__zero_gather(void *self, zg_sched *s) {
   gatherer q = {.z = self, .s = s, .edit = {.s = s}};
   q.z->gathered[0] = q.z->gathered[1] = 0;
+  q.dropped = zg_alloc(sizeof *q.dropped * (s->steps.n + 1));
   for (size_t g = 0; q.z->o.stage == 3 && g < s->segments.n; g++) {
     q.g = &s->segments.at[g];
     if (strcmp(q.g->name, "update")) gather_segment(&q);
   }
   zg__edit_apply(&q.edit);
   zg_vec_fini(&q.uses);
+  zg_free(q.dropped);
   return NULL;
 }

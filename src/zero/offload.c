@@ -94,8 +94,8 @@ static void offload_params(offloader *f) {
     const zg_zero_part *p = &f->z->parts.at[i];
     if (!p->sharded || !p->buf) continue;
     for (size_t g = 0; g < s->segments.n; g++) {
-      if (!strcmp(s->segments.at[g].name, "update")) copy_around(f, &s->segments.at[g], p->buf);
-      else copy_before_gathers(f, &s->segments.at[g], p->buf);
+      copy_around(f, &s->segments.at[g], p->buf);          // its update; rounding before a gather
+      copy_before_gathers(f, &s->segments.at[g], p->buf);
     }
     s->bufs.at[p->buf].space = f->z->o.offload_param;
   }

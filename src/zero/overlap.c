@@ -88,6 +88,17 @@ static int64_t *gathered_now(const overlap *o, zg_arena *mem) {
   return live;
 }
 
+// The step behind the kernel that makes what a gather sends, if one does.
+static uint32_t made_at(const overlap *o, uint32_t at) {
+  for (uint32_t i = at; i-- > 0 && !o->s->bufs.at[o->old[at].b].persistent;) {
+    if (o->old[i].kind != ZG_STEP_KERNEL) continue;
+    const zg_kernel *k = &o->s->kernels.at[o->old[i].kernel];
+    for (uint32_t a = 0; a < k->n_out; a++)
+      if (k->args[a].buf == o->old[at].b) return i + 1;
+  }
+  return 0;
+}
+
 static void plan_gathers(overlap *o, zg_arena *mem) {
   const int64_t bucket = o->z->o.prefetch_bucket, max_live = o->z->o.max_live;
   int64_t *live = gathered_now(o, mem);
@@ -100,10 +111,15 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
       first = ahead ? o->order[ahead - 1] + 1 : 0;
       if (!ahead--) break;
     }
+    first = ZG_MAX(first, made_at(o, at));
     double start = ZG_MIN(o->time[at], next_start) - comm_time(o, &o->old[at]);
     uint32_t issue = at;
     while (issue > first && o->time[issue] > start && (max_live <= 0 || live[issue - 1] + mine <= max_live)) live[--issue] += mine;
-    if (k + 1 < o->n_gathers) issue = ZG_MIN(issue, o->gathers[o->order[k + 1]].issue);   // keep their order
+    if (k + 1 < o->n_gathers && issue > o->gathers[o->order[k + 1]].issue) {   // keep their order
+      const uint32_t after = o->gathers[o->order[k + 1]].issue;
+      issue = ZG_MAX(first, after);
+      for (uint32_t later = k + 1; later < o->n_gathers && o->gathers[o->order[later]].issue < issue; later++) o->gathers[o->order[later]].issue = issue;
+    }
     o->gathers[at] = (plan){issue, start};
     next_start = start;
   }

@@ -38,6 +38,7 @@ typedef struct { uint32_t at, seq; zg_step step; } zg__insertion;
 typedef struct { zg_sched *s; ZG_VEC(zg__insertion) list; } zg__edit;
 void zg__edit_before(zg__edit *e, uint32_t at, zg_step step);
 void zg__edit_after(zg__edit *e, uint32_t at, zg_step step);
+void zg__edit_drop(zg__edit *e, uint32_t at);           // the step itself goes
 void zg__edit_apply(zg__edit *e);                       // frees the list
 bool zg__is_micro(const zg_segment *g);
 
@@ -47,3 +48,7 @@ zg_step zg__fill_step(zg_sched *s, zg_view to, uint8_t phase, const char *label)
 zg_step zg__copy_step(zg_sched *s, zg_view to, zg_view from, uint8_t phase, const char *label);
 // acc = (first_micro > 0 ? 0 : acc) + x
 zg_step zg__accumulate_step(zg_sched *s, zg_view acc, zg_view x, uint32_t first_micro, uint8_t phase, const char *label);
+
+// cast.c: the buffer that holds the tensor's shard as kernels of the segment read it, if they all round it first: their casts are
+// dropped (marked in `dropped`, one a step of the schedule) and they address that buffer; else 0.
+uint32_t zg__zero_cast_shard(zg__edit *e, const zg_segment *g, const zg_zero_part *p, bool *dropped);

@@ -73,6 +73,10 @@ static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[
     {3, {"zero.offload_param.device=cpu", "zero.stage3_max_reuse_distance=1000000000"}, 2},
     {3, {"zero.offload_optimizer.device=cpu", "zero.offload_optimizer.ratio=0.4"}, 2},
     {3, {"zero.offload_optimizer={device: nvme, nvme_path: /tmp}", "zero.offload_param={device: nvme, nvme_path: /tmp}"}, 2},
+    {2, {"mixed_precision=bf16"}, 1},
+    {3, {"mixed_precision=bf16"}, 1},
+    {3, {"mixed_precision=bf16", "zero.stage3_max_reuse_distance=20000"}, 2},
+    {3, {"mixed_precision=bf16", "zero.offload_param.device=cpu", "zero.offload_optimizer.device=cpu"}, 3},
     {2, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.overlap_comm=false"}, 1},
@@ -81,7 +85,9 @@ static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[
 
 static void variant_agrees(const char *of, int64_t k, size_t i) {
   char what[128];
+  const char *const half[] = {"mixed_precision=bf16"};
   sim_options o = {.model = of, .n = 3, .k = k, .stage = variants[i].stage < 2 ? 0 : 2};
+  if (!strcmp(variants[i].sets[0], half[0])) o.sets = half, o.n_sets = 1, o.stage = k == 1 ? 0 : 2;
   result plain = train(&o, true, true);
   o.stage = variants[i].stage;
   o.sets = variants[i].sets;
