@@ -200,6 +200,41 @@ ZG_MMA(zg_mma_bf16, zg_b2f)
 ZG_MMA(zg_mma_f16, zg_h2f)
 #endif
 
+// ---- tiles of 16-bit floats, for attention -----------------------------------------------------------------------------------
+// Loads `rows` x `padded` elements from row row0 on into shared memory, row-major with `pitch`, or transposed; what lies behind
+// `limit` rows or `cols` columns becomes 0. vec: rows are contiguous and all addresses suit 16-byte accesses. padded: multiple of 8.
+ZG_FN void zg_tile(unsigned short *to, int pitch, int transposed, const unsigned short *from, zg_i64 row0, zg_i64 limit, zg_i64 step_row,
+                   zg_i64 step_col, int rows, int cols, int padded, int vec) {
+  for (int at = (int)threadIdx.x * 8; at < rows * padded; at += (int)blockDim.x * 8) {
+    const int r = at / padded, c = at % padded;
+    ZG_ALIGN(16) unsigned short t[8];
+    if (vec && row0 + r < limit && c < cols) zg_ld16(t, from + (row0 + r) * step_row + c);
+    else
+      for (int u = 0; u < 8; u++) t[u] = row0 + r < limit && c + u < cols ? from[(row0 + r) * step_row + (c + u) * step_col] : 0;
+    if (transposed)
+      for (int u = 0; u < 8; u++) to[(c + u) * pitch + r] = t[u];
+    else zg_ld16(to + r * pitch + c, t);
+  }
+}
+// The fragment a of zg_mma: rows row0 + g and row0 + g + 8, columns col0 .. col0 + 15, from memory; 0 behind limit and cols.
+ZG_FN void zg_fragment(unsigned *a, const unsigned short *from, zg_i64 row0, zg_i64 limit, zg_i64 step_row, zg_i64 step_col, int col0, int cols) {
+  const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+  ZG_UNROLL for (int i = 0; i < 4; i++) {
+    const zg_i64 row = row0 + g + i % 2 * 8;
+    const int col = col0 + 2 * t + i / 2 * 8;
+    const unsigned lo = row < limit && col < cols ? from[row * step_row + col * step_col] : 0;
+    const unsigned hi = row < limit && col + 1 < cols ? from[row * step_row + (col + 1) * step_col] : 0;
+    a[i] = lo | hi << 16;
+  }
+}
+// The fragment b of zg_mma out of shared memory where b[k][n] is at n * pitch + k.
+ZG_FN void zg_fragment_b(unsigned *b, const unsigned short *tile, int pitch, int n0, int k0) {
+  const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+  const unsigned short *at = tile + (n0 + g) * pitch + k0 + 2 * t;
+  b[0] = *(const unsigned *)at;
+  b[1] = *(const unsigned *)(at + 8);
+}
+
 // ---- random: Philox4x32-10 -----------------------------------------------------------------------------------------------
 // state: key low, key high, step. The draws of zg_loop_random.
 ZG_FN void zg_philox(const unsigned *state, unsigned stream, zg_u64 element, unsigned *w0, unsigned *w1) {

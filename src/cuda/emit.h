@@ -73,6 +73,8 @@ void zg__put_map(zg_str *s, zg_scalar op, zg_cls in, zg_cls result, const char *
 zg_status zg__emit_loop(const zg_kernel *k, const zg__target *t, zg__code *out);
 zg_status zg__emit_matmul(const zg_kernel *k, const zg__target *t, zg__code *out);
 zg_status zg__emit_conv(const zg_kernel *k, const zg__target *t, zg__code *out);
+bool zg__flash_takes(const zg_kernel *k);  // tensor cores can do this attention
+zg_status zg__emit_flash(const zg_kernel *k, zg__code *out);
 zg_status zg__emit_attention(const zg_kernel *k, zg__code *out);
 zg_status zg__emit_pool(const zg_kernel *k, zg__code *out);
 zg_status zg__emit_gather(const zg_kernel *k, zg__code *out);

@@ -293,6 +293,7 @@ static zg_status emit_dkv(const attention *a, zg__code *out) {
 }
 
 zg_status zg__emit_attention(const zg_kernel *k, zg__code *out) {
+  if (zg__flash_takes(k)) return zg__emit_flash(k, out);
   const attention a = attention_of(k);
   if (k->kind == ZG_K_ATTENTION) return emit_forward(&a, out);
   if (k->args[0].buf) ZG_TRY(emit_dq(&a, out));

@@ -38,12 +38,12 @@ static int compile_for(const char *name, const zg__code *codes, size_t n, int ar
   return bad;
 }
 
-static int check(const char *path) {
+static int check(const char *path, const char *const *sets, size_t n_sets) {
   const char *files[] = {path};
   zg_config *cfg = NULL;
   zg_session *session = NULL;
   const zg_session_options o = {.no_device = true, .default_dim = 4};
-  zg_status s = zg_config_load(files, 1, NULL, 0, &cfg);
+  zg_status s = zg_config_load(files, 1, sets, n_sets, &cfg);
   if (!s) s = zg_session_open(cfg, &o, &session);
   if (s) return fail(path, s);
   const zg_sched *sched = zg_session_sched(session);
@@ -68,7 +68,9 @@ int main(int argc, char **argv) {
     zg_status_free(s);
     return 77;
   }
-  int bad = 0;
-  for (int i = 1; i < argc; i++) bad |= check(argv[i]);
-  return bad;
+  if (argc < 2) {
+    fprintf(stderr, "usage: compile_test CONFIG [KEY=VALUE...]\n");
+    return 2;
+  }
+  return check(argv[1], (const char *const *)argv + 2, (size_t)argc - 2);
 }
