@@ -2,6 +2,8 @@
 #pragma once
 #include <stdio.h>
 
+#include "cli/cli.h"
+#include "sched/report.h"
 #include "sched/report_html.h"
 #include "train/session.h"
 
@@ -15,3 +17,6 @@ zg_status zg_cli_compare_stages(zg_config *cfg, const zg_session_options *o, boo
 zg_status zg_cli_device(const char *name, zg_arena *mem, zg_device_model *out);
 typedef struct { const char *html, *svg, *trace, *csv; } zg_cli_pictures;    // paths; NULL: not asked for
 zg_status zg_cli_write_pictures(const zg_sched *s, const zg_picture *p, const zg_cli_pictures *files);
+
+// plan_symbolic.c: `text` is KEY=N[,KEY=N]
+zg_status zg_cli_plan_symbolic(const char *text, const zg_cli_config *files, const zg_session_options *o);
