@@ -219,6 +219,25 @@ static zg_status offload_of(const zg_config *c, zg_zero_options *o) {
   return NULL;
 }
 
+// Keys of ZeRO that were given and change nothing here: said once, by rank 0.
+static void tell_unused(const zg_session *s) {
+  static const struct { const char *key, *why; } none[] = {
+      {"zero.allgather_bucket_size", "each tensor is gathered by itself"},
+      {"zero.offload_optimizer.pin_memory", "the CPU has no page-locked memory to copy from"},
+      {"zero.offload_param.pin_memory", "the CPU has no page-locked memory to copy from"},
+      {"zero.offload_optimizer.buffer_count", "copies are planned one by one"},
+      {"zero.offload_param.buffer_count", "copies are planned one by one"},
+      {"zero.offload_param.buffer_size", "copies are planned one by one"},
+      {"zero.offload_param.max_in_cpu", "the system keeps of the file in memory what it can"},
+  };
+  const zg_config *c = s->cfg;
+  if (s->o.rank) return;
+  if (c->zero.grad_accum_dtype != ZG_CFG_ACCUM_FP32) zg_warn("zero.grad_accum_dtype: gradients accumulate in f32 all the same");
+  if (c->zero.communication_data_type != ZG_CFG_ACCUM_FP32) zg_warn("zero.communication_data_type: gradients are reduced in f32 all the same");
+  for (size_t i = 0; i < ZG_COUNT(none); i++)
+    if (zg_config_given(c, none[i].key)) zg_log(1, "%s has no effect: %s", none[i].key, none[i].why);
+}
+
 // What the configuration says of ZeRO. `distance` stands for stage3_max_reuse_distance where that is not given.
 static zg_status spread(zg_session *s, int64_t distance) {
   const zg_config *c = s->cfg;
@@ -226,6 +245,7 @@ static zg_status spread(zg_session *s, int64_t distance) {
   if (c->zero.mics_shard_size > 0 && c->zero.mics_shard_size != s->o.world)
     return zg_error(ZG_UNSUPPORTED, "zero.mics_shard_size: %lld: shards in groups of ranks are not built; set -1 (shards over all %u ranks)",
                     (long long)c->zero.mics_shard_size, s->o.world);
+  tell_unused(s);
   zg_zero_options o = zg_zero_defaults();
   o.stage = (uint32_t)c->zero.stage;
   o.rank = s->o.rank;
