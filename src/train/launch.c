@@ -86,7 +86,7 @@ typedef struct {
   int listen_fd;           // for rank 0; -1: rank 0 is on another machine
   sigset_t old_mask;
   int signals;             // signalfd
-  zg_map seen;             // warnings already shown
+  zg_map seen;             // zgraph's own lines that were shown already
   const child *failed;     // the first one
   double failed_at;
 } launcher;
@@ -181,10 +181,9 @@ static zg_status start(launcher *l) {
   return NULL;
 }
 
-// One line of a rank's standard error. What all ranks warn of is shown once.
+// One line of a rank's standard error. What all ranks say alike, warnings and messages of failure, is shown once.
 static void show_line(launcher *l, child *c) {
-  static const char warning[] = "zgraph: warning:";
-  if (strncmp(c->line.at, warning, sizeof warning - 1) || zg_map_put(&l->seen, c->line.at, 1))
+  if (strncmp(c->line.at, "zgraph", 6) || zg_map_put(&l->seen, c->line.at, 1))
     fprintf(stderr, "[rank %u] %s\n", c->rank, c->line.at);
   c->line.n = 0;
 }
