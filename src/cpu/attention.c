@@ -7,8 +7,12 @@
 //   backward   job = one (batch, key head): for each key tile all query tiles; dk and dv stay in cache, dq in scratch
 //
 // Sums run in an order given by shapes alone, so results do not depend on threads. Scratch per thread: a copy of the keys and
-// values of one head (forward), of its queries' gradient (backward), and ten tiles. Operands are of any strides and of f32, bf16 or
-// f16; arithmetic is f32. f64 goes to the reference.
+// values of one head (forward), of its queries' gradient (backward), and some tiles. Operands are of any strides and of f32, bf16 or
+// f16; arithmetic is f32. bf16 heads are multiplied as pairs where the processor has them: then weights and their gradients are
+// rounded to bf16 for the products, as sums stay f32. f64 goes to the reference.
+//
+// An operand of a product is a tile of floats, or of pairs of bf16 in words half as many: `h2` is 2 then, else 1. Left sides read
+// row by row hold their pairs along columns, all others along rows; offsets of whole rows divide by h2 in both.
 #include <math.h>
 #include "cpu/cpu.h"
 #include "sched/reference.h"
@@ -22,7 +26,7 @@ typedef struct {
   uint32_t iq, imask;                       // argument numbers
   int64_t b, h, kh, group, t, s, de, ev;    // de, ev: head sizes of q and v
   int64_t dp, ep;                           // ... padded to whole vectors
-  int64_t q_tiles, k_tiles, parts;
+  int64_t q_tiles, k_tiles, parts, h2;      // h2: elements per word of an operand
 } job;
 
 static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
@@ -35,6 +39,7 @@ static job job_of(const zg_kernel *k, const cpu_call *c) {
   j.b = j.q->dim[0], j.h = j.q->dim[1], j.t = j.q->dim[2], j.de = j.q->dim[3];
   j.kh = j.k->dim[1], j.s = j.k->dim[2], j.ev = j.v->dim[3], j.group = j.h / j.kh;
   j.dp = padded(j.de), j.ep = padded(j.ev);
+  j.h2 = c && j.q->dtype == ZG_BF16 && zg_vec_has_pairs(c->vec) ? 2 : 1;
   j.q_tiles = (j.t + TILE - 1) / TILE, j.k_tiles = (j.s + TILE - 1) / TILE;
   return j;
 }
@@ -47,7 +52,7 @@ static bool narrow(const zg_kernel *k) {
 }
 
 // Floats of scratch, for one thread.
-static int64_t tiles_floats(const job *j) { return TILE * (4 * ZG_MAX(j->dp, j->ep) + 4 * j->dp + 4 * j->ep + 3 * TILE) + 8 * TILE; }
+static int64_t tiles_floats(const job *j) { return TILE * (4 * ZG_MAX(j->dp, j->ep) + 6 * j->dp + 6 * j->ep + 5 * TILE) + 8 * TILE; }
 uint64_t cpu_attention_scratch(const zg_kernel *k) {
   const job j = job_of(k, NULL);
   const int64_t keys = j.k_tiles * TILE * (j.dp + j.ep), queries = j.group * j.q_tiles * TILE * (j.dp + 2);
@@ -80,6 +85,23 @@ static void store_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t
 static void load_row_values(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n, float *dst) {
   const zg_view *v = &j->c->k->args[arg];
   j->c->vec->load[v->dtype](n, dst, cpu_at(j->c, arg, row_at(v, b, h, i)), v->stride[2]);
+}
+
+// ---- operands and products ------------------------------------------------------------------------------------------------
+// The tile as a left side read by rows (`by_cols`), or as any other operand: src itself, or its pairs in dst.
+static const float *operand(const job *j, bool by_cols, int64_t m, int64_t n, const float *src, int64_t ld, float *dst) {
+  if (j->h2 == 1) return src;
+  if (by_cols) j->c->vec->tile_pair_cols(m, n, src, ld, dst);
+  else j->c->vec->tile_pair_rows(m, n, src, ld, dst);
+  return dst;
+}
+
+// C (+)= A B over k elements. `rows`: A is read row by row (ld: of its floats), else it stands transposed.
+static void product(const job *j, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, bool rows, const float *b, int64_t ldb,
+                    float *c, int64_t ldc, bool add) {
+  const int64_t rs = rows ? lda / j->h2 : 1, cs = rows ? 1 : lda;
+  if (j->h2 == 1) j->c->vec->tile_gemm(m, n, k, a, rs, cs, b, ldb, c, ldc, add);
+  else j->c->vec->tile_gemm_pairs(m, n, (k + 1) / 2, a, rs, cs, b, ldb, c, ldc, add);
 }
 
 // ---- one tile of scores ---------------------------------------------------------------------------------------------------
@@ -128,16 +150,24 @@ static bool strip_at(const job *j, const place *p, int64_t r, int64_t *step, pla
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------------
-typedef struct { float *keys, *values, *q, *o, *s, *max, *sum, *keep; } forward_tiles;
+typedef struct { float *keys, *values, *q, *o, *s, *pairs, *max, *sum, *keep; const float *qc; } forward_tiles;
 
 static void pack_keys(const job *j, int64_t b, int64_t kh, int64_t n_keys, const forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   for (int64_t at = 0; at < n_keys; at += TILE) {
     const int64_t n = ZG_MIN(TILE, j->s - at);
     load_rows(j, j->iq + 1, b, kh, at, n, TILE, w->o, j->dp);
-    vec->tile_transpose(TILE, j->dp, w->o, j->dp, w->keys + at * j->dp, TILE);
-    load_rows(j, j->iq + 2, b, kh, at, n, TILE, w->values + at * j->ep, j->ep);
+    const float *k = operand(j, true, TILE, j->dp, w->o, j->dp, w->q);
+    vec->tile_transpose(TILE, padded(j->dp / j->h2), k, j->dp / j->h2, w->keys + at * j->dp, TILE);
+    load_rows(j, j->iq + 2, b, kh, at, n, TILE, j->h2 == 1 ? w->values + at * j->ep : w->o, j->ep);
+    if (j->h2 == 2) vec->tile_pair_rows(TILE, j->ep, w->o, j->ep, w->values + at * j->ep);
   }
+}
+
+// The weights as a left side; an odd last column gets a zero beside it.
+static const float *weights_operand(const job *j, const place *p, float *s, float *pairs) {
+  for (int64_t i = 0; i < p->m && j->h2 == 2 && p->n % 2; i++) s[i * TILE + p->n] = 0;
+  return operand(j, true, whole(p->m), padded(p->n), s, TILE, pairs);
 }
 
 // Rows r .. of the query tile against one strip's keys.
@@ -145,17 +175,19 @@ static void forward_strip(const job *j, const place *p, int64_t r, const forward
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m);
   float *s = w->s + r * TILE, *o = w->o + r * j->ep;
-  vec->tile_gemm(m8, padded(p->n), j->de, w->q + r * j->dp, j->dp, 1, w->keys + p->j * j->dp, TILE, s, TILE, false);
+  product(j, m8, padded(p->n), j->de, w->qc + r * j->dp / j->h2, j->dp, true, w->keys + p->j * j->dp, TILE, s, TILE, false);
   const float scale = close_tile(j, p, s);
   vec->tile_softmax(p->m, p->n, s, TILE, scale, w->max + r, w->sum + r, w->keep + r);
   if (p->j) vec->tile_scale_rows(p->m, j->ep, o, j->ep, w->keep + r);
-  vec->tile_gemm(m8, j->ep, p->n, s, TILE, 1, w->values + p->j * j->ep, j->ep, o, j->ep, true);
+  const float *weights = weights_operand(j, p, s, w->pairs);
+  product(j, m8, j->ep, p->n, weights, TILE, true, w->values + p->j * j->ep, j->ep, o, j->ep, true);
 }
 
-static void query_tile(const job *j, place p, const forward_tiles *w) {
+static void query_tile(const job *j, place p, forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p.m), n_keys = keys_until(j, p.i + p.m);
   load_rows(j, j->iq, p.b, p.h, p.i, p.m, m8, w->q, j->dp);
+  w->qc = operand(j, true, m8, j->dp, w->q, j->dp, w->pairs + TILE * TILE);
   memset(w->o, 0, sizeof(float) * (size_t)(m8 * j->ep));
   for (int64_t r = 0; r < m8; r++) w->max[r] = -INFINITY, w->sum[r] = 0;
   for (p.j = 0; p.j < n_keys; p.j += TILE) {
@@ -179,7 +211,8 @@ static void forward(void *arg, int64_t chunk, int thread) {
   const int64_t all = j->group * j->q_tiles, first = all * part / j->parts, end = all * (part + 1) / j->parts;
   float *at = (float *)j->c->scratch[thread];
   forward_tiles w = {.q = at, .o = at + TILE * j->dp, .s = at + TILE * (j->dp + ZG_MAX(j->dp, j->ep))};
-  w.max = w.s + TILE * TILE, w.sum = w.max + TILE, w.keep = w.sum + TILE;
+  w.pairs = w.s + TILE * TILE;   // the weights' pairs, then the queries'
+  w.max = w.pairs + TILE * (TILE + j->dp), w.sum = w.max + TILE, w.keep = w.sum + TILE;
   w.keys = at + tiles_floats(j);
   w.values = w.keys + j->k_tiles * TILE * j->dp;
   int64_t n_keys = 0;
@@ -194,6 +227,8 @@ static void forward(void *arg, int64_t chunk, int thread) {
 // ---- backward -------------------------------------------------------------------------------------------------------------
 typedef struct {
   float *k, *kt, *vt, *dk, *dv, *q, *dy, *s, *ds;   // tiles; kt, vt: transposed
+  float *pk, *pq_cols, *pq_rows, *pdy_cols, *pdy_rows, *ps, *pds;   // pairs
+  const float *kr, *qc, *qr, *dyc, *dyr;            // operands
   float *dq, *lse, *delta;                          // of all query tiles
 } backward_tiles;
 
@@ -203,6 +238,9 @@ static backward_tiles backward_split(const job *j, float *at) {
   w.k = at, w.kt = w.k + d, w.dk = w.kt + d, w.q = w.dk + d;
   w.vt = w.q + d, w.dv = w.vt + e, w.dy = w.dv + e;
   w.s = w.dy + TILE * ZG_MAX(j->dp, j->ep), w.ds = w.s + TILE * TILE;   // dy also holds a tile of values or results
+  w.ps = w.ds + TILE * TILE, w.pds = w.ps + TILE * TILE;
+  w.pk = w.pds + TILE * TILE, w.pq_cols = w.pk + TILE * ZG_MAX(j->dp, j->ep), w.pq_rows = w.pq_cols + d / 2;
+  w.pdy_cols = w.pq_rows + d / 2, w.pdy_rows = w.pdy_cols + e / 2;
   w.dq = at + tiles_floats(j);
   const int64_t rows = j->group * j->q_tiles * TILE;
   w.lse = w.dq + rows * j->dp, w.delta = w.lse + rows;
@@ -228,34 +266,44 @@ static void prepare_rows(const job *j, int64_t b, int64_t kh, const backward_til
 static void backward_strip(const job *j, const place *p, int64_t r, int64_t row, const backward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m), n8 = whole(p->n), n16 = padded(p->n);
-  float *q = w->q + r * j->dp, *dy = w->dy + r * j->ep;
-  vec->tile_gemm(m8, n16, j->de, q, j->dp, 1, w->kt, TILE, w->s, TILE, false);
+  const int64_t rq = r * j->dp / j->h2, ry = r * j->ep / j->h2;
+  product(j, m8, n16, j->de, w->qc + rq, j->dp, true, w->kt, TILE, w->s, TILE, false);
   const float scale = close_tile(j, p, w->s);
   vec->tile_weights(p->m, p->n, w->s, TILE, scale, w->lse + row + r);
   for (int64_t i = 0; i < p->m && n8 > p->n; i++)   // keys of later strips gain nothing from this one
     memset(w->s + i * TILE + p->n, 0, sizeof(float) * (size_t)(n8 - p->n));
-  vec->tile_gemm(m8, n16, j->ev, dy, j->ep, 1, w->vt, TILE, w->ds, TILE, false);
-  vec->tile_gemm(n8, j->ep, p->m, w->s, 1, TILE, dy, j->ep, w->dv, j->ep, true);
+  product(j, m8, n16, j->ev, w->dyc + ry, j->ep, true, w->vt, TILE, w->ds, TILE, false);
+  const float *weights = operand(j, false, m8, n16, w->s, TILE, w->ps);
+  product(j, n8, j->ep, p->m, weights, TILE, false, w->dyr + ry, j->ep, w->dv, j->ep, true);
   vec->tile_dscores(p->m, n16, w->s, w->ds, TILE, w->delta + row + r, (float)j->d->scale);
-  vec->tile_gemm(n8, j->dp, p->m, w->ds, 1, TILE, q, j->dp, w->dk, j->dp, true);
-  vec->tile_gemm(m8, j->dp, p->n, w->ds, TILE, 1, w->k, j->dp, w->dq + (row + r) * j->dp, j->dp, true);
+  const float *d = operand(j, false, m8, n16, w->ds, TILE, w->ps);
+  product(j, n8, j->dp, p->m, d, TILE, false, w->qr + rq, j->dp, w->dk, j->dp, true);
+  d = operand(j, true, m8, n16, w->ds, TILE, w->pds);
+  product(j, m8, j->dp, p->n, d, TILE, true, w->kr, j->dp, w->dq + (row + r) * j->dp, j->dp, true);
 }
 
-static void backward_tile(const job *j, const place *p, int64_t row, const backward_tiles *w) {
+static void backward_tile(const job *j, const place *p, int64_t row, backward_tiles *w) {
   load_rows(j, j->iq, p->b, p->h, p->i, p->m, whole(p->m), w->q, j->dp);
   load_rows(j, j->iq + 5, p->b, p->h, p->i, p->m, whole(p->m), w->dy, j->ep);
+  w->qc = operand(j, true, whole(p->m), j->dp, w->q, j->dp, w->pq_cols);
+  w->qr = operand(j, false, whole(p->m), j->dp, w->q, j->dp, w->pq_rows);
+  w->dyc = operand(j, true, whole(p->m), j->ep, w->dy, j->ep, w->pdy_cols);
+  w->dyr = operand(j, false, whole(p->m), j->ep, w->dy, j->ep, w->pdy_rows);
   place strip;
   for (int64_t r = 0, step; r < p->m; r += step)
     if (strip_at(j, p, r, &step, &strip)) backward_strip(j, &strip, r, row, w);
 }
 
-static void key_tile(const job *j, int64_t b, int64_t kh, int64_t at, const backward_tiles *w) {
+static void key_tile(const job *j, int64_t b, int64_t kh, int64_t at, backward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t n = ZG_MIN(TILE, j->s - at);
   load_rows(j, j->iq + 2, b, kh, at, n, TILE, w->dy, j->ep);
-  vec->tile_transpose(TILE, j->ep, w->dy, j->ep, w->vt, TILE);
+  const float *v = operand(j, true, TILE, j->ep, w->dy, j->ep, w->pk);
+  vec->tile_transpose(TILE, padded(j->ep / j->h2), v, j->ep / j->h2, w->vt, TILE);
   load_rows(j, j->iq + 1, b, kh, at, n, TILE, w->k, j->dp);
-  vec->tile_transpose(TILE, j->dp, w->k, j->dp, w->kt, TILE);
+  const float *k = operand(j, true, TILE, j->dp, w->k, j->dp, w->pk);
+  vec->tile_transpose(TILE, padded(j->dp / j->h2), k, j->dp / j->h2, w->kt, TILE);
+  w->kr = operand(j, false, TILE, j->dp, w->k, j->dp, w->pk);
   memset(w->dk, 0, sizeof(float) * (size_t)(TILE * j->dp));
   memset(w->dv, 0, sizeof(float) * (size_t)(TILE * j->ep));
   for (int64_t g = 0; g < j->group; g++)
@@ -270,7 +318,7 @@ static void key_tile(const job *j, int64_t b, int64_t kh, int64_t at, const back
 static void backward(void *arg, int64_t chunk, int thread) {
   const job *j = arg;
   const int64_t b = chunk / j->kh, kh = chunk % j->kh;
-  const backward_tiles w = backward_split(j, (float *)j->c->scratch[thread]);
+  backward_tiles w = backward_split(j, (float *)j->c->scratch[thread]);
   prepare_rows(j, b, kh, &w);
   for (int64_t at = 0; at < j->s; at += TILE) key_tile(j, b, kh, at, &w);
   for (int64_t g = 0; g < j->group; g++)

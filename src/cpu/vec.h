@@ -31,6 +31,12 @@ typedef struct {
   // for transpose. A(i, p) stands at a[i * rs + p * cs].
   void (*tile_gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b, int64_t ldb, float *c,
                     int64_t ldc, bool add);
+  // The same on pairs of bf16 in 32-bit words (vec_tile.h), k counting words; NULL where the level lacks them, and to be called only
+  // where zg_vec_has_pairs. pair_cols: [m, n] to words [m, ld / 2]; pair_rows: to words [m / 2, ld]; n a multiple of 16, m even.
+  void (*tile_gemm_pairs)(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b, int64_t ldb, float *c,
+                          int64_t ldc, bool add);
+  void (*tile_pair_cols)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
+  void (*tile_pair_rows)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
   void (*tile_transpose)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd);
   // One step of a running softmax over rows: s = exp(s * scale - new max); sum and max are kept up, keep = exp(old max - new max).
   void (*tile_softmax)(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep);
@@ -42,4 +48,5 @@ typedef struct {
 
 enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32 };
 const zg_vec *zg_vec_select(void);                        // ZG_ISA=generic|v2|v3|v4 in the environment lowers the choice
+bool zg_vec_has_pairs(const zg_vec *v);                   // bf16 products in hardware
 const zg_vec *zg_vec_named(const char *name);             // NULL: not built, or the processor lacks it

@@ -33,6 +33,14 @@ const zg_vec *zg_vec_named(const char *name) {
   return NULL;
 }
 
+bool zg_vec_has_pairs(const zg_vec *v) {
+#if defined(ZG_VEC_X86)
+  return v->tile_gemm_pairs && __builtin_cpu_supports("avx512bf16");
+#else
+  return v->tile_gemm_pairs != NULL;
+#endif
+}
+
 const zg_vec *zg_vec_select(void) {
   const char *want = getenv("ZG_ISA");
   const zg_vec *named = want && *want ? zg_vec_named(want) : NULL;

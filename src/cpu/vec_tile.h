@@ -178,3 +178,63 @@ static float tile_dot(int64_t n, const float *x, const float *y) {
   TILE_TREE(part, TILE_ADD)
   return part[0];
 }
+
+// ---- bf16 pairs -----------------------------------------------------------------------------------------------------------
+// Two neighbours along the summed dim stand in one 32-bit word, the first in its low half: what vdpbf16ps multiplies.
+#if defined(__AVX512F__)
+#define TILE_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+TILE_BF16 static inline void pair_block(const int nv, const tile_shape *s, const float *a, const float *b, float *c) {
+  __m512 acc[TILE_MR][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < TILE_MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) acc[i][j] = s->add ? _mm512_loadu_ps(c + i * s->ldc + j * 16) : _mm512_setzero_ps();
+  for (int64_t p = 0; p < s->k; p++) {
+    const float *row = b + p * s->ldb, *col = a + p * s->cs;
+    __m512bh y[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) y[j] = (__m512bh)_mm512_loadu_ps(row + j * 16);
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_MR; i++) {
+      const __m512bh x = (__m512bh)_mm512_set1_ps(col[i * s->rs]);
+#pragma GCC unroll 2
+      for (int j = 0; j < nv; j++) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], x, y[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < TILE_MR; i++)
+#pragma GCC unroll 2
+    for (int j = 0; j < nv; j++) _mm512_storeu_ps(c + i * s->ldc + j * 16, acc[i][j]);
+}
+TILE_BF16 static void pair_block1(const tile_shape *s, const float *a, const float *b, float *c) { pair_block(1, s, a, b, c); }
+TILE_BF16 static void pair_block2(const tile_shape *s, const float *a, const float *b, float *c) { pair_block(2, s, a, b, c); }
+
+TILE_BF16 static void tile_gemm_pairs(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b,
+                                      int64_t ldb, float *c, int64_t ldc, bool add) {
+  const tile_shape s = {k, rs, cs, ldb, ldc, add};
+  for (int64_t j = 0; j < n;) {
+    const bool two = n - j >= 32;
+    for (int64_t i = 0; i < m; i += TILE_MR) (two ? pair_block2 : pair_block1)(&s, a + i * rs, b + j, c + i * ldc + j);
+    j += two ? 32 : 16;
+  }
+}
+
+TILE_BF16 static void tile_pair_cols(int64_t m, int64_t n, const float *src, int64_t ld, float *dst) {
+  for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j += 16)
+      _mm256_storeu_ps(dst + (i * ld + j) / 2, (__m256)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + i * ld + j)));
+}
+
+TILE_BF16 static void tile_pair_rows(int64_t m, int64_t n, const float *src, int64_t ld, float *dst) {
+  for (int64_t i = 0; i < m; i += 2)
+    for (int64_t j = 0; j < n; j += 16) {
+      const __m512i x = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + i * ld + j)));
+      const __m512i y = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + (i + 1) * ld + j)));
+      _mm512_storeu_ps(dst + i / 2 * ld + j, _mm512_castsi512_ps(_mm512_or_si512(x, _mm512_slli_epi32(y, 16))));
+    }
+}
+#define TILE_PAIRS .tile_gemm_pairs = tile_gemm_pairs, .tile_pair_cols = tile_pair_cols, .tile_pair_rows = tile_pair_rows
+#else
+#define TILE_PAIRS .tile_gemm_pairs = NULL
+#endif

@@ -13,6 +13,8 @@ static const shape shapes[] = {
     {1, 2, 2, 70, 40, 8, 8, 1, -20, MASK_NONE, ZG_F32},  {2, 4, 4, 40, 90, 32, 64, 1, 3, MASK_FLOAT, ZG_BF16},
     {1, 2, 2, 20, 20, 5, 7, 1, 0, MASK_NONE, ZG_F64},    {1, 2, 1, 8, 0, 4, 4, 0, 0, MASK_NONE, ZG_F32},
     {1, 3, 1, 17, 17, 12, 12, 0, 0, MASK_NONE, ZG_F16},
+    {1, 2, 2, 130, 130, 64, 64, 1, 0, MASK_NONE, ZG_BF16}, {1, 4, 2, 67, 129, 21, 20, 1, 61, MASK_NONE, ZG_BF16},
+    {2, 2, 1, 33, 71, 5, 80, 0, 0, MASK_BOOL, ZG_BF16},
 };
 
 // A tensor [B,H,T,D] stored as [B,T,H,D], as projections leave it.
