@@ -410,31 +410,67 @@ typedef struct {
   bool half;
 } roi_axis;
 
-// [R, out, size]: how much each pixel of an axis adds to each bin. A sample at p is the hat function max(0, 1
-// - |p - pixel|) with p clipped into the image, and nothing if p lies more than a pixel outside.
-static zg_val roi_matrix(zg_builder *b, const roi_axis *a, zg_val lo, zg_val hi) {  // lo, hi: [R]
+// Where the samples of an axis lie, clipped into the image: [R, points]; *out: the ones more than a pixel outside, which count nothing.
+static zg_val roi_points(zg_builder *b, const roi_axis *a, zg_val lo, zg_val hi, zg_val *out) {  // lo, hi: [R]
   const zg_dtype t = zg_b_type(b, lo)->dtype;
   const double shift = a->half ? -0.5 : 0;
   const zg_val start = zg_add_k(b, zg_mul_k(b, lo, a->scale), shift),
                end = zg_add_k(b, zg_mul_k(b, hi, a->scale), shift);
   zg_val extent = zg_sub(b, end, start);
   if (!a->half) extent = zg_b_map2(b, ZG_S_MAX, extent, zg_b_like(b, extent, 1));
-  const int64_t points = a->out * a->samples, pd[] = {1, points}, kd[] = {1, 1, a->size};
-  const zg_type pt = zg_type_make(t, 2, pd), kt = zg_type_make(t, 3, kd);
+  const int64_t points = a->out * a->samples, pd[] = {1, points};
+  const zg_type pt = zg_type_make(t, 2, pd);
   const double bin = 1 / (double)a->out, sub = bin / (double)a->samples;
   const zg_val unit = zg_add_k(b, zg_mul_k(b, zg_b_iota(b, &pt, 1), sub), sub / 2);
-  zg_val p =
-      zg_add(b, zg_b_unsqueeze(b, start, 1), zg_mul(b, zg_b_unsqueeze(b, extent, 1), unit));  // [R, points]
+  const zg_val p = zg_add(b, zg_b_unsqueeze(b, start, 1), zg_mul(b, zg_b_unsqueeze(b, extent, 1), unit));
   const zg_val low = zg_b_map2(b, ZG_S_LT, p, zg_b_like(b, p, -1)),
                high = zg_b_map2(b, ZG_S_LT, zg_b_like(b, p, (double)a->size), p);
-  const zg_val out = zg_b_unsqueeze(b, zg_b_map2(b, ZG_S_OR, low, high), 2);
+  *out = zg_b_map2(b, ZG_S_OR, low, high);
   const zg_val lim[] = {p, zg_b_like(b, p, 0), zg_b_like(b, p, (double)a->size - 1)};
-  p = zg_b_unsqueeze(b, zg_emit1(b, zg_map_op(ZG_S_CLIP), NULL, lim, 3), 2);
-  const zg_val hat = zg_b_map1(
-      b, ZG_S_RELU, zg_add_k(b, zg_neg(b, zg_b_map1(b, ZG_S_ABS, zg_sub(b, p, zg_b_iota(b, &kt, 2)))), 1));
-  const zg_val w = zg_b_where(b, out, zg_b_like(b, hat, 0), hat);  // [R, points, size]
+  return zg_emit1(b, zg_map_op(ZG_S_CLIP), NULL, lim, 3);
+}
+
+static zg_val roi_pixels(zg_builder *b, const roi_axis *a, zg_dtype t) {  // [1, 1, size]
+  const int64_t kd[] = {1, 1, a->size};
+  const zg_type kt = zg_type_make(t, 3, kd);
+  return zg_b_iota(b, &kt, 2);
+}
+
+// [R, out, size]: how much each pixel of an axis adds to each bin. A sample at p is the hat function max(0, 1
+// - |p - pixel|).
+static zg_val roi_matrix(zg_builder *b, const roi_axis *a, zg_val lo, zg_val hi) {
+  zg_val out, p = zg_b_unsqueeze(b, roi_points(b, a, lo, hi, &out), 2);
+  const zg_val pixel = roi_pixels(b, a, zg_b_type(b, lo)->dtype);
+  const zg_val hat = zg_b_map1(b, ZG_S_RELU, zg_add_k(b, zg_neg(b, zg_b_map1(b, ZG_S_ABS, zg_sub(b, p, pixel))), 1));
+  const zg_val w = zg_b_where(b, zg_b_unsqueeze(b, out, 2), zg_b_like(b, hat, 0), hat);  // [R, points, size]
   const int64_t R = zg_b_type(b, lo)->dim[0], bins[] = {R, a->out, a->samples, a->size}, axis[] = {2};
   return zg_b_mean(b, zg_b_reshape(b, w, bins, 4), axis, 1, false);
+}
+
+// [R, points, size] for mode max: the weight of the pixel below (upper: above) each sample, elsewhere 0. At the image's last pixel
+// both are that pixel, the upper one with weight 0.
+static zg_val roi_corner(zg_builder *b, const roi_axis *a, zg_val lo, zg_val hi, bool upper) {
+  zg_val out;
+  const zg_val p = roi_points(b, a, lo, hi, &out), floor = zg_b_map1(b, ZG_S_FLOOR, p), part = zg_sub(b, p, floor);
+  const zg_val weight = upper ? part : zg_add_k(b, zg_neg(b, part), 1);
+  const zg_val at = upper ? zg_b_map2(b, ZG_S_MIN, zg_add_k(b, floor, 1), zg_b_like(b, p, (double)a->size - 1)) : floor;
+  const zg_val w = zg_b_where(b, out, zg_b_like(b, p, 0), weight);
+  const zg_val hit = zg_b_map2(b, ZG_S_EQ, zg_b_unsqueeze(b, at, 2), roi_pixels(b, a, zg_b_type(b, p)->dtype));
+  return zg_b_where(b, hit, zg_b_unsqueeze(b, w, 2), zg_b_like(b, p, 0));
+}
+
+// ONNX's mode max: of every sample the largest of its four weighted corners, of a bin the largest sample. edge: x1, y1, x2, y2.
+static zg_val roi_max(zg_builder *b, zg_val images, const roi_axis *ay, const roi_axis *ax, const zg_val *edge) {
+  zg_val most = {0};
+  for (int i = 0; i < 4; i++) {
+    const zg_val wy = zg_b_unsqueeze(b, roi_corner(b, ay, edge[1], edge[3], i & 1), 1),
+                 wx = zg_b_unsqueeze(b, roi_corner(b, ax, edge[0], edge[2], i & 2), 1);
+    const zg_val v = zg_b_matmul(b, zg_b_matmul(b, wy, images, false, false), wx, false, true);
+    most = i ? zg_b_map2(b, ZG_S_MAX, most, v) : v;
+  }
+  const zg_type t = *zg_b_type(b, images);
+  const int64_t dim[] = {t.dim[0], t.dim[1], ay->out, ay->samples, ax->out, ax->samples}, samples[] = {3, 5};
+  return zg_b_reduce(b, ZG_RED_MAX, zg_b_reshape(b, most, dim, 6), samples, 2, false);
 }
 
 static zg_status import_roi_align(zg_onnx_node *n) {
@@ -442,8 +478,8 @@ static zg_status import_roi_align(zg_onnx_node *n) {
   ZG_TRY(want_rank(n, 0, 4, 4));
   ZG_TRY(want_rank(n, 1, 2, 2));
   const zg_type x = *zg_b_type(b, zg_onnx_in(n, 0));
-  if (strcmp(zg_onnx_str(n, "mode", "avg"), "avg"))
-    return zg_onnx_error(n, ZG_UNSUPPORTED, "mode max; only avg is supported");
+  const char *mode = zg_onnx_str(n, "mode", "avg");
+  if (strcmp(mode, "avg") && strcmp(mode, "max")) return zg_onnx_error(n, ZG_INVALID, "mode \"%s\", want avg or max", mode);
   const int64_t samples = zg_onnx_int(n, "sampling_ratio", 0);
   if (samples < 1)
     return zg_onnx_error(
@@ -457,9 +493,13 @@ static zg_status import_roi_align(zg_onnx_node *n) {
     edge[i] = zg_b_squeeze(b, zg_b_slice1(b, zg_onnx_in(n, 1), 1, i, 1), 1);  // x1, y1, x2, y2
   const roi_axis ay = {zg_onnx_int(n, "output_height", 1), x.dim[2], samples, scale, half};
   const roi_axis ax = {zg_onnx_int(n, "output_width", 1), x.dim[3], samples, scale, half};
+  const zg_val images = zg_b_gather(b, zg_onnx_in(n, 0), zg_onnx_in(n, 2), 0);  // [R, C, H, W]
+  if (!strcmp(mode, "max")) {
+    n->out[0] = roi_max(b, images, &ay, &ax, edge);
+    return NULL;
+  }
   const zg_val wy = zg_b_unsqueeze(b, roi_matrix(b, &ay, edge[1], edge[3]), 1),
                wx = zg_b_unsqueeze(b, roi_matrix(b, &ax, edge[0], edge[2]), 1);
-  const zg_val images = zg_b_gather(b, zg_onnx_in(n, 0), zg_onnx_in(n, 2), 0);  // [R, C, H, W]
   n->out[0] = zg_b_matmul(b, zg_b_matmul(b, wy, images, false, false), wx, false, true);
   return NULL;
 }
