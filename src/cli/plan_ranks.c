@@ -16,7 +16,8 @@ static rank_plan plan_of(const zg_session *s) {
   uint64_t sum = 0;
   zg_zero_at_rest(d, p.at_rest);
   for (uint32_t b = 1; b < d->bufs.n; b++)
-    if (d->bufs.at[b].persistent && d->bufs.at[b].space == ZG_SPACE_DEVICE) sum += zg_round_up(d->bufs.at[b].bytes, ZG_BUF_ALIGN);
+    if (d->bufs.at[b].persistent && d->bufs.at[b].space == ZG_SPACE_DEVICE)
+      sum += zg_round_up(d->bufs.at[b].bytes, ZG_BUF_ALIGN);
   p.planned = d->arena_bytes[ZG_SPACE_DEVICE];
   p.host = d->arena_bytes[ZG_SPACE_HOST];
   p.transient = p.planned - sum;
@@ -24,28 +25,45 @@ static rank_plan plan_of(const zg_session *s) {
   return p;
 }
 
-static uint64_t sent(const zg_zero_traffic *t) { return t->all_reduce + t->reduce_scatter + t->gather + t->broadcast; }
+static uint64_t sent(const zg_zero_traffic *t) {
+  return t->all_reduce + t->reduce_scatter + t->gather + t->broadcast;
+}
 
 void zg_cli_print_ranks(const zg_session *s) {
-  static const zg_buf_role roles[] = {ZG_BUF_PARAM, ZG_BUF_GRAD, ZG_BUF_MASTER, ZG_BUF_OPTIMIZER, ZG_BUF_INPUT, ZG_BUF_CONST};
+  static const zg_buf_role roles[] = {ZG_BUF_PARAM,     ZG_BUF_GRAD,  ZG_BUF_MASTER,
+                                      ZG_BUF_OPTIMIZER, ZG_BUF_INPUT, ZG_BUF_CONST};
   const rank_plan p = plan_of(s);
   const zg_zero_options *o = zg_zero_options_of(s->zero);
   printf("\nZeRO stage %u, %u ranks: each rank\n", o->stage, o->world);
   for (size_t i = 0; i < ZG_COUNT(roles); i++)
-    if (p.at_rest[roles[i]]) printf("  %-22s %12s  (%llu bytes)\n", zg_role_name(roles[i]), zg_cli_bytes(p.at_rest[roles[i]]), (unsigned long long)p.at_rest[roles[i]]);
-  printf("  %-22s %12s  (%llu bytes)\n", "within a step", zg_cli_bytes(p.transient), (unsigned long long)p.transient);
+    if (p.at_rest[roles[i]])
+      printf("  %-22s %12s  (%llu bytes)\n", zg_role_name(roles[i]), zg_cli_bytes(p.at_rest[roles[i]]),
+             (unsigned long long)p.at_rest[roles[i]]);
+  printf("  %-22s %12s  (%llu bytes)\n", "within a step", zg_cli_bytes(p.transient),
+         (unsigned long long)p.transient);
   printf("  %-22s %12s  (%llu bytes)\n", "all", zg_cli_bytes(p.planned), (unsigned long long)p.planned);
-  if (p.host) printf("  %-22s %12s  (%llu bytes)\n", "host memory", zg_cli_bytes(p.host), (unsigned long long)p.host);
-  printf("sent by each rank, per update of %lld micro-step%s\n", (long long)o->micro_steps, o->micro_steps == 1 ? "" : "s");
-  const struct { const char *name; uint64_t n; } kinds[] = {{"all_reduce", p.sent.all_reduce}, {"reduce_scatter", p.sent.reduce_scatter},
-                                                            {"gather", p.sent.gather}, {"broadcast", p.sent.broadcast}};
+  if (p.host)
+    printf("  %-22s %12s  (%llu bytes)\n", "host memory", zg_cli_bytes(p.host), (unsigned long long)p.host);
+  printf("sent by each rank, per update of %lld micro-step%s\n", (long long)o->micro_steps,
+         o->micro_steps == 1 ? "" : "s");
+  const struct {
+    const char *name;
+    uint64_t n;
+  } kinds[] = {{"all_reduce", p.sent.all_reduce},
+               {"reduce_scatter", p.sent.reduce_scatter},
+               {"gather", p.sent.gather},
+               {"broadcast", p.sent.broadcast}};
   for (size_t i = 0; i < ZG_COUNT(kinds); i++)
-    if (kinds[i].n) printf("  %-22s %12s  (%llu bytes)\n", kinds[i].name, zg_cli_bytes(kinds[i].n), (unsigned long long)kinds[i].n);
-  printf("  %-22s %12s  (%llu bytes in %llu collectives, %llu of them for norm and loss)\n", "all", zg_cli_bytes(sent(&p.sent)),
-         (unsigned long long)sent(&p.sent), (unsigned long long)p.sent.n_collectives, (unsigned long long)p.sent.scalars);
+    if (kinds[i].n)
+      printf("  %-22s %12s  (%llu bytes)\n", kinds[i].name, zg_cli_bytes(kinds[i].n),
+             (unsigned long long)kinds[i].n);
+  printf("  %-22s %12s  (%llu bytes in %llu collectives, %llu of them for norm and loss)\n", "all",
+         zg_cli_bytes(sent(&p.sent)), (unsigned long long)sent(&p.sent),
+         (unsigned long long)p.sent.n_collectives, (unsigned long long)p.sent.scalars);
   const zg_zero_formula f = zg_zero_formula_of(s->zero, zg_session_sched(s));
-  printf("the stage's formula: params %llu, grads %llu, master %llu, optimizer %llu, sent %llu bytes\n", (unsigned long long)f.params,
-         (unsigned long long)f.grads, (unsigned long long)f.master, (unsigned long long)f.optimizer, (unsigned long long)f.sent);
+  printf("the stage's formula: params %llu, grads %llu, master %llu, optimizer %llu, sent %llu bytes\n",
+         (unsigned long long)f.params, (unsigned long long)f.grads, (unsigned long long)f.master,
+         (unsigned long long)f.optimizer, (unsigned long long)f.sent);
 }
 
 void zg_cli_print_ranks_json(const zg_session *s, FILE *to) {
@@ -53,17 +71,24 @@ void zg_cli_print_ranks_json(const zg_session *s, FILE *to) {
   const zg_zero_options *o = zg_zero_options_of(s->zero);
   fprintf(to, "{\"stage\": %u, \"ranks\": %u, \"at_rest\": {", o->stage, o->world);
   for (int i = 0, n = 0; i < ZG_N_BUF_ROLES; i++)
-    if (p.at_rest[i]) fprintf(to, "%s\"%s\": %llu", n++ ? ", " : "", zg_role_name((zg_buf_role)i), (unsigned long long)p.at_rest[i]);
-  fprintf(to, "}, \"transient_bytes\": %llu, \"planned_bytes\": %llu, \"host_bytes\": %llu,\n \"sent_per_update\": {\"all_reduce\": %llu, \"reduce_scatter\": %llu, \"gather\": %llu, \"broadcast\": %llu, \"scalars\": %llu, \"collectives\": %llu}}\n",
-          (unsigned long long)p.transient, (unsigned long long)p.planned, (unsigned long long)p.host, (unsigned long long)p.sent.all_reduce,
-          (unsigned long long)p.sent.reduce_scatter, (unsigned long long)p.sent.gather, (unsigned long long)p.sent.broadcast,
+    if (p.at_rest[i])
+      fprintf(to, "%s\"%s\": %llu", n++ ? ", " : "", zg_role_name((zg_buf_role)i),
+              (unsigned long long)p.at_rest[i]);
+  fprintf(to,
+          "}, \"transient_bytes\": %llu, \"planned_bytes\": %llu, \"host_bytes\": %llu,\n "
+          "\"sent_per_update\": {\"all_reduce\": %llu, \"reduce_scatter\": %llu, \"gather\": %llu, "
+          "\"broadcast\": %llu, \"scalars\": %llu, \"collectives\": %llu}}\n",
+          (unsigned long long)p.transient, (unsigned long long)p.planned, (unsigned long long)p.host,
+          (unsigned long long)p.sent.all_reduce, (unsigned long long)p.sent.reduce_scatter,
+          (unsigned long long)p.sent.gather, (unsigned long long)p.sent.broadcast,
           (unsigned long long)p.sent.scalars, (unsigned long long)p.sent.n_collectives);
 }
 
 zg_status zg_cli_compare_stages(zg_config *cfg, const zg_session_options *o, bool json) {
   if (!json) {
     printf("%u ranks, each\n", o->world);
-    printf("stage %12s %12s %12s %12s %12s %12s %14s\n", "params", "grads", "master", "optimizer", "in a step", "all", "sent/update");
+    printf("stage %12s %12s %12s %12s %12s %12s %14s\n", "params", "grads", "master", "optimizer",
+           "in a step", "all", "sent/update");
   }
   for (int64_t stage = 0; stage < 4; stage++) {
     zg_session *s;
@@ -75,9 +100,10 @@ zg_status zg_cli_compare_stages(zg_config *cfg, const zg_session_options *o, boo
     const rank_plan p = plan_of(s);
     if (json) zg_cli_print_ranks_json(s, stdout);
     else
-      printf("%5lld %12s %12s %12s %12s %12s %12s %14s\n", (long long)stage, zg_cli_bytes(p.at_rest[ZG_BUF_PARAM]), zg_cli_bytes(p.at_rest[ZG_BUF_GRAD]),
-             zg_cli_bytes(p.at_rest[ZG_BUF_MASTER]), zg_cli_bytes(p.at_rest[ZG_BUF_OPTIMIZER]), zg_cli_bytes(p.transient), zg_cli_bytes(p.planned),
-             zg_cli_bytes(sent(&p.sent)));
+      printf("%5lld %12s %12s %12s %12s %12s %12s %14s\n", (long long)stage,
+             zg_cli_bytes(p.at_rest[ZG_BUF_PARAM]), zg_cli_bytes(p.at_rest[ZG_BUF_GRAD]),
+             zg_cli_bytes(p.at_rest[ZG_BUF_MASTER]), zg_cli_bytes(p.at_rest[ZG_BUF_OPTIMIZER]),
+             zg_cli_bytes(p.transient), zg_cli_bytes(p.planned), zg_cli_bytes(sent(&p.sent)));
     zg_session_close(s);
   }
   return NULL;

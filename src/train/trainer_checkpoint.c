@@ -1,12 +1,16 @@
-// The trainer's checkpoints. Tensors are whole in the files; a rank writes the elements that it answers for (zero/zero.h) and
-// reads the ones it holds, so any number of ranks in any stage reads what any other wrote.
+// The trainer's checkpoints. Tensors are whole in the files; a rank writes the elements that it answers for
+// (zero/zero.h) and reads the ones it holds, so any number of ranks in any stage reads what any other wrote.
 #include <math.h>
 #include <stdlib.h>
 
 #include "train/checkpoint.h"
 #include "train/trainer_priv.h"
 
-typedef struct { ZG_VEC(zg_safetensors_decl) decl; ZG_VEC(uint32_t) buf; ZG_VEC(zg_zero_range) range; } tensor_list;
+typedef struct {
+  ZG_VEC(zg_safetensors_decl) decl;
+  ZG_VEC(uint32_t) buf;
+  ZG_VEC(zg_zero_range) range;
+} tensor_list;
 
 // Buffers that make up the state: what an update changes.
 static bool in_checkpoint(const trainer *t, uint32_t buf, zg_zero_range *range, zg_checkpoint_file *file) {
@@ -39,13 +43,17 @@ static void free_lists(tensor_list lists[ZG_CKPT_N_FILES]) {
   }
 }
 
-static zg_status meet(const trainer *t, const char *what) { return t->o->comm ? zg_comm_barrier(t->o->comm, what) : NULL; }
+static zg_status meet(const trainer *t, const char *what) {
+  return t->o->comm ? zg_comm_barrier(t->o->comm, what) : NULL;
+}
 
-// ---- writing --------------------------------------------------------------------------------------------------------------
+// ---- writing
+// --------------------------------------------------------------------------------------------------------------
 
 enum { PIECE = 1 << 20 };
 
-static zg_status write_tensor(trainer *t, zg_checkpoint_writer *w, zg_checkpoint_file f, size_t i, uint32_t buf, const zg_zero_range *r, void *piece) {
+static zg_status write_tensor(trainer *t, zg_checkpoint_writer *w, zg_checkpoint_file f, size_t i,
+                              uint32_t buf, const zg_zero_range *r, void *piece) {
   const uint64_t size = zg_dtype_bytes(r->type.dtype), n = (uint64_t)(r->hi - r->lo) * size;
   const uint64_t here = (uint64_t)(r->lo - r->have_lo) * size, there = (uint64_t)r->lo * size;
   for (uint64_t at = 0; at < n; at += PIECE) {
@@ -71,8 +79,13 @@ static zg_status commit(trainer *t, zg_checkpoint_writer *w) {
     zg_checkpoint_abandon(w);
     return status;
   }
-  const zg_checkpoint_state state = {.step = t->step, .samples = t->samples, .seed = (uint64_t)t->cfg->training.seed, .world = t->world,
-                                     .stage = t->s->zero ? zg_zero_options_of(t->s->zero)->stage : 0, .loss_scale = 1, .loss = t->loss,
+  const zg_checkpoint_state state = {.step = t->step,
+                                     .samples = t->samples,
+                                     .seed = (uint64_t)t->cfg->training.seed,
+                                     .world = t->world,
+                                     .stage = t->s->zero ? zg_zero_options_of(t->s->zero)->stage : 0,
+                                     .loss_scale = 1,
+                                     .loss = t->loss,
                                      .seconds = t->seconds};
   zg_free(t->checkpoint);
   t->checkpoint = NULL;
@@ -88,11 +101,13 @@ zg_status zg__trainer_save(trainer *t) {
   void *piece = zg_alloc(PIECE);
   zg_status status = NULL;
   list_state(t, lists);
-  for (int f = 0; f < ZG_CKPT_N_FILES; f++) decls[f] = (zg_checkpoint_decls){lists[f].decl.at, lists[f].decl.n};
+  for (int f = 0; f < ZG_CKPT_N_FILES; f++)
+    decls[f] = (zg_checkpoint_decls){lists[f].decl.at, lists[f].decl.n};
   ZG_TRY_OUT(begin(t, decls, &w));
   for (int f = 0; f < ZG_CKPT_N_FILES; f++)
     for (size_t i = 0; i < lists[f].buf.n; i++)
-      ZG_TRY_OUT(write_tensor(t, w, (zg_checkpoint_file)f, i, lists[f].buf.at[i], &lists[f].range.at[i], piece));
+      ZG_TRY_OUT(
+          write_tensor(t, w, (zg_checkpoint_file)f, i, lists[f].buf.at[i], &lists[f].range.at[i], piece));
   zg_checkpoint_writer *committing = w;
   w = NULL;
   status = commit(t, committing);
@@ -103,16 +118,22 @@ out:
   return status;
 }
 
-// ---- reading --------------------------------------------------------------------------------------------------------------
+// ---- reading
+// --------------------------------------------------------------------------------------------------------------
 
-static zg_status read_tensor(trainer *t, const zg_safetensors *f, const char *folder, uint32_t buf, const zg_zero_range *r) {
+static zg_status read_tensor(trainer *t, const zg_safetensors *f, const char *folder, uint32_t buf,
+                             const zg_zero_range *r) {
   int64_t i = zg_safetensors_find(f, r->name);
-  if (i < 0) return zg_error(ZG_INVALID, "%s: has no tensor \"%s\"; was it saved with another model or optimizer?", folder, r->name);
+  if (i < 0)
+    return zg_error(ZG_INVALID, "%s: has no tensor \"%s\"; was it saved with another model or optimizer?",
+                    folder, r->name);
   const zg_type *have = zg_safetensors_type(f, (size_t)i);
   if (!zg_type_equal(have, &r->type))
-    return zg_error(ZG_INVALID, "%s: tensor \"%s\" is %s, the model has %s", folder, r->name, zg_type_text(have), zg_type_text(&r->type));
+    return zg_error(ZG_INVALID, "%s: tensor \"%s\" is %s, the model has %s", folder, r->name,
+                    zg_type_text(have), zg_type_text(&r->type));
   const uint64_t size = zg_dtype_bytes(r->type.dtype);
-  return t->s->device->vt->write(t->s->program, buf, 0, zg_safetensors_bytes(f, (size_t)i).at + (uint64_t)r->have_lo * size,
+  return t->s->device->vt->write(t->s->program, buf, 0,
+                                 zg_safetensors_bytes(f, (size_t)i).at + (uint64_t)r->have_lo * size,
                                  (uint64_t)(r->have_hi - r->have_lo) * size);
 }
 
@@ -135,8 +156,10 @@ static zg_status same_step(const trainer *t) {
   int64_t mine = (int64_t)t->step, first = mine;
   ZG_TRY(zg_comm_broadcast(t->o->comm, 0, ZG_I64, &first, 1, 0, "step resumed from"));
   if (first == mine) return NULL;
-  return zg_error(ZG_INVALID, "rank %u found the checkpoint of step %lld, rank 0 that of step %lld: do all ranks see the same folder %s?", t->rank,
-                  (long long)mine, (long long)first, t->cfg->training.output_dir);
+  return zg_error(ZG_INVALID,
+                  "rank %u found the checkpoint of step %lld, rank 0 that of step %lld: do all ranks see the "
+                  "same folder %s?",
+                  t->rank, (long long)mine, (long long)first, t->cfg->training.output_dir);
 }
 
 zg_status zg__trainer_resume(trainer *t) {
@@ -149,10 +172,11 @@ zg_status zg__trainer_resume(trainer *t) {
     ZG_TRY_OUT(zg_checkpoint_open(from, &c));
     list_state(t, lists);
     for (int f = 0; f < ZG_CKPT_N_FILES; f++)
-      for (size_t i = 0; i < lists[f].buf.n; i++) ZG_TRY_OUT(read_tensor(t, c.file[f], c.path, lists[f].buf.at[i], &lists[f].range.at[i]));
+      for (size_t i = 0; i < lists[f].buf.n; i++)
+        ZG_TRY_OUT(read_tensor(t, c.file[f], c.path, lists[f].buf.at[i], &lists[f].range.at[i]));
     if (c.state.seed != (uint64_t)t->cfg->training.seed && !t->rank)
-      zg_warn("%s was made with training.seed %llu, this run has %lld: the data come in another order", c.path,
-              (unsigned long long)c.state.seed, (long long)t->cfg->training.seed);
+      zg_warn("%s was made with training.seed %llu, this run has %lld: the data come in another order",
+              c.path, (unsigned long long)c.state.seed, (long long)t->cfg->training.seed);
     t->step = c.state.step;
     t->samples = c.state.samples;
     t->seconds = c.state.seconds;
@@ -175,7 +199,9 @@ zg_status zg__trainer_export(trainer *t, const char *path) {
   for (size_t i = 0; i < n; i++) {
     const zg_val leaf = zg_find_leaf(t->s->graph, zg_safetensors_name(f, i));
     ZG_ASSERT(zg_is(leaf));
-    r[i] = (zg_onnx_replacement){(uint32_t)((const zg_param_attr *)zg_node_of(t->s->graph, leaf)->attr)->source, zg_safetensors_bytes(f, i).at};
+    r[i] =
+        (zg_onnx_replacement){(uint32_t)((const zg_param_attr *)zg_node_of(t->s->graph, leaf)->attr)->source,
+                              zg_safetensors_bytes(f, i).at};
   }
   zg_status status = zg_onnx_export(t->s->model, r, (uint32_t)n, path);
   zg_free(r);

@@ -8,17 +8,17 @@ typedef struct {
   const zg_config *cfg;
   const zg_train_options *o;
   zg_session *s;
-  zg_metrics *metrics;                // rank 0 alone
+  zg_metrics *metrics;  // rank 0 alone
   zg_exec_stats stats;
   uint32_t rank, world;
-  uint64_t step, total, samples;      // updates done, updates of the run, position in the data
+  uint64_t step, total, samples;  // updates done, updates of the run, position in the data
   int64_t micro_steps;
-  uint64_t units_per_update;          // tokens or samples, all ranks
-  uint64_t samples_per_update;        // rows of the batches, for the result
+  uint64_t units_per_update;    // tokens or samples, all ranks
+  uint64_t samples_per_update;  // rows of the batches, for the result
   double loss, eval_loss, eval_accuracy, grad_norm, seconds, first_s;
   uint64_t first_step;
-  bool stop;                          // asked to end early; the same on all ranks
-  char *checkpoint;                   // the last one written (rank 0)
+  bool stop;         // asked to end early; the same on all ranks
+  char *checkpoint;  // the last one written (rank 0)
 } trainer;
 
 // Writes the state: every rank its own byte ranges. Returns when it is committed (rank 0) or left (others).

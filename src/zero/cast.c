@@ -1,10 +1,13 @@
-// Casting before gathering (stage 3): where kernels read a tensor only as rounded to fewer bits (mixed precision), each rank rounds its
-// shard once a micro-step and the ranks gather that: half the bytes sent, and no rounded whole copy kept from forward to backward.
-// The rounding is elementwise, so the result has the same bits. Source: ZeRO-Infinity (Rajbhandari et al. 2021), section 5.
+// Casting before gathering (stage 3): where kernels read a tensor only as rounded to fewer bits (mixed
+// precision), each rank rounds its shard once a micro-step and the ranks gather that: half the bytes sent,
+// and no rounded whole copy kept from forward to backward. The rounding is elementwise, so the result has the
+// same bits. Source: ZeRO-Infinity (Rajbhandari et al. 2021), section 5.
 #include "sched/loop.h"
 #include "zero/zero_priv.h"
 
-static bool is_flat(const zg_view *v, int64_t n) { return v->rank == 1 && v->offset == 0 && v->dim[0] == n && v->stride[0] == 1; }
+static bool is_flat(const zg_view *v, int64_t n) {
+  return v->rank == 1 && v->offset == 0 && v->dim[0] == n && v->stride[0] == 1;
+}
 
 // A loop that does nothing but round the whole of `buf` into another buffer.
 static bool is_cast(const zg_sched *s, const zg_kernel *k, uint32_t buf, int64_t n) {
@@ -12,8 +15,10 @@ static bool is_cast(const zg_sched *s, const zg_kernel *k, uint32_t buf, int64_t
   const zg_loop_desc *d = k->desc;
   const zg_buf *to = &s->bufs.at[k->args[0].buf];
   const bool shape = k->args[1].buf == buf && is_flat(&k->args[0], n) && is_flat(&k->args[1], n);
-  const bool code = d->rank == 1 && d->n_inst == 3 && d->inst[0].kind == ZG_I_LOAD && d->inst[1].kind == ZG_I_CAST && d->inst[2].kind == ZG_I_STORE;
-  return shape && code && !to->persistent && to->bytes == (uint64_t)n * zg_dtype_bytes(to->dtype) && zg_dtype_bytes(to->dtype) < zg_dtype_bytes(k->args[1].dtype);
+  const bool code = d->rank == 1 && d->n_inst == 3 && d->inst[0].kind == ZG_I_LOAD &&
+                    d->inst[1].kind == ZG_I_CAST && d->inst[2].kind == ZG_I_STORE;
+  return shape && code && !to->persistent && to->bytes == (uint64_t)n * zg_dtype_bytes(to->dtype) &&
+         zg_dtype_bytes(to->dtype) < zg_dtype_bytes(k->args[1].dtype);
 }
 
 static bool is_result(const zg_sched *s, uint32_t buf) {
@@ -28,7 +33,8 @@ static bool reads(const zg_kernel *k, uint32_t buf) {
   return false;
 }
 
-// The first cast of the tensor if all kernels of the segment that read it are casts of one kind; else UINT32_MAX.
+// The first cast of the tensor if all kernels of the segment that read it are casts of one kind; else
+// UINT32_MAX.
 static uint32_t find_casts(const zg_sched *s, const zg_segment *g, const zg_zero_part *p) {
   uint32_t first = UINT32_MAX;
   for (uint32_t i = g->first; i < g->first + g->n; i++) {
@@ -36,18 +42,30 @@ static uint32_t find_casts(const zg_sched *s, const zg_segment *g, const zg_zero
     const zg_kernel *k = &s->kernels.at[s->steps.at[i].kernel];
     if (!reads(k, p->buf)) continue;
     if (!is_cast(s, k, p->buf, p->n) || is_result(s, k->args[0].buf)) return UINT32_MAX;
-    if (first != UINT32_MAX && s->kernels.at[s->steps.at[first].kernel].args[0].dtype != k->args[0].dtype) return UINT32_MAX;
+    if (first != UINT32_MAX && s->kernels.at[s->steps.at[first].kernel].args[0].dtype != k->args[0].dtype)
+      return UINT32_MAX;
     if (first == UINT32_MAX) first = i;
   }
   return first;
 }
 
-static zg_step cast_shard(zg_sched *s, const zg_kernel *whole, uint32_t to, const zg_zero_part *p, uint8_t phase) {
+static zg_step cast_shard(zg_sched *s, const zg_kernel *whole, uint32_t to, const zg_zero_part *p,
+                          uint8_t phase) {
   zg_loop_desc d = *(const zg_loop_desc *)whole->desc;
   d.dim[0] = p->shard;
-  zg_view args[2] = {zg__flat(to, whole->args[0].dtype, 0, p->shard), zg__flat(p->buf, whole->args[1].dtype, 0, p->shard)};
-  const zg_kernel k = {.kind = ZG_K_LOOP, .desc = &d, .args = args, .n_args = 2, .n_out = 1, .flops = (double)p->shard, .label = p->name};
-  return (zg_step){.kind = ZG_STEP_KERNEL, .stream = ZG_STREAM_COMPUTE, .phase = phase, .kernel = zg_sched_add_kernel(s, &k, sizeof d)};
+  zg_view args[2] = {zg__flat(to, whole->args[0].dtype, 0, p->shard),
+                     zg__flat(p->buf, whole->args[1].dtype, 0, p->shard)};
+  const zg_kernel k = {.kind = ZG_K_LOOP,
+                       .desc = &d,
+                       .args = args,
+                       .n_args = 2,
+                       .n_out = 1,
+                       .flops = (double)p->shard,
+                       .label = p->name};
+  return (zg_step){.kind = ZG_STEP_KERNEL,
+                   .stream = ZG_STREAM_COMPUTE,
+                   .phase = phase,
+                   .kernel = zg_sched_add_kernel(s, &k, sizeof d)};
 }
 
 // Readers of a rounded whole read `to` instead, which zero_gather then makes whole for them.
@@ -69,7 +87,10 @@ uint32_t zg__zero_cast_shard(zg__edit *e, const zg_segment *g, const zg_zero_par
   if (first == UINT32_MAX) return 0;
   const zg_kernel whole = s->kernels.at[s->steps.at[first].kernel];
   const zg_type t = zg_type_make(whole.args[0].dtype, 1, &p->shard);
-  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, zg_dtype_name(t.dtype)), .bytes = zg_type_bytes(&t), .dtype = t.dtype, .type = t,
+  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, zg_dtype_name(t.dtype)),
+                    .bytes = zg_type_bytes(&t),
+                    .dtype = t.dtype,
+                    .type = t,
                     .role = ZG_BUF_TEMPORARY};
   const uint32_t shard = zg_sched_add_buf(s, &b);
   for (uint32_t i = g->first; i < g->first + g->n; i++) {

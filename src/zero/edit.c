@@ -48,18 +48,29 @@ void zg__edit_apply(zg__edit *e) {
 
 bool zg__is_micro(const zg_segment *g) { return !strcmp(g->name, "micro") || !strcmp(g->name, "micro_last"); }
 
-// ---- kernels --------------------------------------------------------------------------------------------------------------
+// ---- kernels
+// --------------------------------------------------------------------------------------------------------------
 
 zg_view zg__flat(uint32_t buf, zg_dtype t, int64_t offset, int64_t n) {
   return (zg_view){.buf = buf, .dtype = t, .rank = 1, .offset = offset, .dim = {n}, .stride = {1}};
 }
 
 // A loop over the elements of args[0], all of one class; args beyond the first `n_flat` are scalars.
-static zg_step loop_step(zg_sched *s, const zg_inst *inst, uint32_t n_inst, zg_view *args, uint32_t n_args, uint8_t phase, const char *label) {
+static zg_step loop_step(zg_sched *s, const zg_inst *inst, uint32_t n_inst, zg_view *args, uint32_t n_args,
+                         uint8_t phase, const char *label) {
   zg_loop_desc d = {.rank = 1, .dim = {args[0].dim[0]}, .n_inst = n_inst};
   d.inst = zg_arena_copy(&s->mem, inst, sizeof *inst * n_inst);
-  const zg_kernel k = {.kind = ZG_K_LOOP, .desc = &d, .args = args, .n_args = n_args, .n_out = 1, .flops = (double)args[0].dim[0], .label = label};
-  return (zg_step){.kind = ZG_STEP_KERNEL, .stream = ZG_STREAM_COMPUTE, .phase = phase, .kernel = zg_sched_add_kernel(s, &k, sizeof d)};
+  const zg_kernel k = {.kind = ZG_K_LOOP,
+                       .desc = &d,
+                       .args = args,
+                       .n_args = n_args,
+                       .n_out = 1,
+                       .flops = (double)args[0].dim[0],
+                       .label = label};
+  return (zg_step){.kind = ZG_STEP_KERNEL,
+                   .stream = ZG_STREAM_COMPUTE,
+                   .phase = phase,
+                   .kernel = zg_sched_add_kernel(s, &k, sizeof d)};
 }
 
 zg_step zg__fill_step(zg_sched *s, zg_view to, uint8_t phase, const char *label) {
@@ -77,7 +88,8 @@ zg_step zg__copy_step(zg_sched *s, zg_view to, zg_view from, uint8_t phase, cons
   return loop_step(s, inst, ZG_COUNT(inst), args, 2, phase, label);
 }
 
-zg_step zg__accumulate_step(zg_sched *s, zg_view acc, zg_view x, uint32_t first_micro, uint8_t phase, const char *label) {
+zg_step zg__accumulate_step(zg_sched *s, zg_view acc, zg_view x, uint32_t first_micro, uint8_t phase,
+                            const char *label) {
   const uint8_t f = ZG_CLS_F32, e = ZG_LEVEL_ELEM;
   const zg_inst inst[] = {
       {.kind = ZG_I_CONST, .cls = f, .level = ZG_LEVEL_ROW, .imm = 0},

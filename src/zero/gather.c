@@ -1,15 +1,31 @@
 // zero_gather (stage 3): a tensor that rests in shards is whole only while kernels read it.
-//   - for each use in the forward pass and each in the backward pass: gather before the first, release after the last, into a
+//   - for each use in the forward pass and each in the backward pass: gather before the first, release after
+//   the last, into a
 //     temporary buffer of its own, so that plan_memory gives its place to others in between
-//   - one gather for both where the way between them is short (max_reuse_distance: elements of other tensors gathered in
+//   - one gather for both where the way between them is short (max_reuse_distance: elements of other tensors
+//   gathered in
 //     between) and what is gathered at once stays within max_live
-// What is gathered is the shard as kernels read it: rounded first, where mixed precision rounds it anyway (cast.c).
-// Memory that is whole at rest (tensors below the persistence threshold, running statistics) is not touched.
+// What is gathered is the shard as kernels read it: rounded first, where mixed precision rounds it anyway
+// (cast.c). Memory that is whole at rest (tensors below the persistence threshold, running statistics) is not
+// touched.
 #include "zero/zero_priv.h"
 
-typedef struct { uint32_t first, last; } use_span;             // step + 1; 0: none
-typedef struct { uint32_t part, from; use_span forward, backward; bool keep; } use;   // from: buffer of the shard
-typedef struct { zg_zero *z; zg_sched *s; zg__edit edit; const zg_segment *g; bool *dropped; ZG_VEC(use) uses; } gatherer;
+typedef struct {
+  uint32_t first, last;
+} use_span;  // step + 1; 0: none
+typedef struct {
+  uint32_t part, from;
+  use_span forward, backward;
+  bool keep;
+} use;  // from: buffer of the shard
+typedef struct {
+  zg_zero *z;
+  zg_sched *s;
+  zg__edit edit;
+  const zg_segment *g;
+  bool *dropped;
+  ZG_VEC(use) uses;
+} gatherer;
 
 static void widen(use_span *u, uint32_t step) {
   if (!u->first) u->first = step + 1;
@@ -18,7 +34,8 @@ static void widen(use_span *u, uint32_t step) {
 
 static void find_uses(gatherer *q) {
   zg_sched *s = q->s;
-  uint32_t *part_of = zg_alloc(sizeof *part_of * (s->bufs.n + q->z->parts.n)), *use_of = zg_alloc(sizeof *use_of * (q->z->parts.n + 1));
+  uint32_t *part_of = zg_alloc(sizeof *part_of * (s->bufs.n + q->z->parts.n)),
+           *use_of = zg_alloc(sizeof *use_of * (q->z->parts.n + 1));
   for (uint32_t i = 0; i < q->z->parts.n; i++) {
     const zg_zero_part *p = &q->z->parts.at[i];
     if (!p->sharded || !p->buf) continue;
@@ -58,7 +75,8 @@ static int64_t distance(const gatherer *q, const use *u) {
   return sum;
 }
 
-// Uses come in order of first use; the last ones of the forward pass, which the backward pass wants first, are kept first.
+// Uses come in order of first use; the last ones of the forward pass, which the backward pass wants first,
+// are kept first.
 static void choose_kept(gatherer *q) {
   const zg_zero_options *o = &q->z->o;
   int64_t live = 0;
@@ -76,8 +94,11 @@ static void gather_span(gatherer *q, const zg_zero_part *p, uint32_t from, use_s
   zg_sched *s = q->s;
   const int64_t padded = zg__padded(q->z, p);
   const zg_dtype t = s->bufs.at[from].dtype;
-  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, suffix), .bytes = (uint64_t)padded * zg_dtype_bytes(t), .dtype = t,
-                    .type = zg_type_make(t, 1, &padded), .role = ZG_BUF_COMM};
+  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, suffix),
+                    .bytes = (uint64_t)padded * zg_dtype_bytes(t),
+                    .dtype = t,
+                    .type = zg_type_make(t, 1, &padded),
+                    .role = ZG_BUF_COMM};
   const uint32_t buf = zg_sched_add_buf(s, &b);
   const uint8_t phase = s->steps.at[u.first - 1].phase;
   for (uint32_t i = u.first - 1; i < u.last; i++) {
@@ -86,8 +107,18 @@ static void gather_span(gatherer *q, const zg_zero_part *p, uint32_t from, use_s
     for (uint32_t a = 0; a < k->n_args; a++)
       if (k->args[a].buf == from) k->args[a].buf = buf;
   }
-  zg__edit_before(&q->edit, u.first - 1, (zg_step){.kind = ZG_STEP_GATHER, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = buf, .b = from, .n = p->shard});
-  zg__edit_after(&q->edit, u.last - 1, (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = s->steps.at[u.last - 1].phase, .a = buf});
+  zg__edit_before(&q->edit, u.first - 1,
+                  (zg_step){.kind = ZG_STEP_GATHER,
+                            .stream = ZG_STREAM_COMPUTE,
+                            .phase = phase,
+                            .a = buf,
+                            .b = from,
+                            .n = p->shard});
+  zg__edit_after(&q->edit, u.last - 1,
+                 (zg_step){.kind = ZG_STEP_RELEASE,
+                           .stream = ZG_STREAM_COMPUTE,
+                           .phase = s->steps.at[u.last - 1].phase,
+                           .a = buf});
 }
 
 static void gather_segment(gatherer *q) {
@@ -103,12 +134,17 @@ static void gather_segment(gatherer *q) {
       gather_span(q, p, u->from, u->forward, "forward");
       gather_span(q, p, u->from, u->backward, "backward");
     } else {
-      const uint32_t first = u->forward.first ? u->forward.first : u->backward.first, last = ZG_MAX(u->forward.last, u->backward.last);
+      const uint32_t first = u->forward.first ? u->forward.first : u->backward.first,
+                     last = ZG_MAX(u->forward.last, u->backward.last);
       gather_span(q, p, u->from, (use_span){first, last}, "whole");
     }
     if (u->from == p->buf) continue;
-    const uint32_t end = ZG_MAX(u->forward.last, u->backward.last) - 1;   // the last gather is over there
-    zg__edit_after(&q->edit, end, (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = q->s->steps.at[end].phase, .a = u->from});
+    const uint32_t end = ZG_MAX(u->forward.last, u->backward.last) - 1;  // the last gather is over there
+    zg__edit_after(&q->edit, end,
+                   (zg_step){.kind = ZG_STEP_RELEASE,
+                             .stream = ZG_STREAM_COMPUTE,
+                             .phase = q->s->steps.at[end].phase,
+                             .a = u->from});
   }
 }
 

@@ -1,24 +1,40 @@
-// zero_offload: tensors that rest in host memory, or in a file, and are on the device only while a kernel or a collective uses them.
-//   - optimizer states and master copies (stages 1 to 3): copied in before the update of their tensor, back after it
+// zero_offload: tensors that rest in host memory, or in a file, and are on the device only while a kernel or
+// a collective uses them.
+//   - optimizer states and master copies (stages 1 to 3): copied in before the update of their tensor, back
+//   after it
 //   - parameter shards (stage 3): copied in before a gather, and around their update
-// A copy in stands right before its use; zero_overlap starts it ahead, on the copy stream, and lets copies back end behind other
-// kernels. Source: ZeRO-Offload (Ren et al. 2021), ZeRO-Infinity (Rajbhandari et al. 2021), which move the optimizer itself to
-// the host; here the update stays where the gradients are.
+// A copy in stands right before its use; zero_overlap starts it ahead, on the copy stream, and lets copies
+// back end behind other kernels. Source: ZeRO-Offload (Ren et al. 2021), ZeRO-Infinity (Rajbhandari et al.
+// 2021), which move the optimizer itself to the host; here the update stays where the gradients are.
 #include "zero/zero_priv.h"
 
-typedef struct { zg_zero *z; zg_sched *s; zg__edit edit; } offloader;
+typedef struct {
+  zg_zero *z;
+  zg_sched *s;
+  zg__edit edit;
+} offloader;
 
-static int64_t elems(const zg_sched *s, uint32_t buf) { return (int64_t)(s->bufs.at[buf].bytes / zg_dtype_bytes(s->bufs.at[buf].dtype)); }
+static int64_t elems(const zg_sched *s, uint32_t buf) {
+  return (int64_t)(s->bufs.at[buf].bytes / zg_dtype_bytes(s->bufs.at[buf].dtype));
+}
 
 static uint32_t add_here(offloader *f, uint32_t buf) {
   const zg_buf *from = &f->s->bufs.at[buf];
-  const zg_buf b = {.name = zg_arena_printf(&f->s->mem, "%s.here", from->name), .bytes = from->bytes, .dtype = from->dtype, .type = from->type,
+  const zg_buf b = {.name = zg_arena_printf(&f->s->mem, "%s.here", from->name),
+                    .bytes = from->bytes,
+                    .dtype = from->dtype,
+                    .type = from->type,
                     .role = from->role};
   return zg_sched_add_buf(f->s, &b);
 }
 
 static zg_step copy(const zg_sched *s, uint32_t to, uint32_t from, uint8_t phase) {
-  return (zg_step){.kind = ZG_STEP_COPY, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = to, .b = from, .n = elems(s, from)};
+  return (zg_step){.kind = ZG_STEP_COPY,
+                   .stream = ZG_STREAM_COMPUTE,
+                   .phase = phase,
+                   .a = to,
+                   .b = from,
+                   .n = elems(s, from)};
 }
 
 static zg_step release(uint32_t buf, uint8_t phase) {
@@ -81,7 +97,8 @@ static void offload_states(offloader *f) {
   for (uint32_t b = 1; b < n; b++) all += is_state(&s->bufs.at[b]) ? s->bufs.at[b].bytes : 0;
   for (uint32_t b = 1; b < n; b++) {
     const uint64_t bytes = s->bufs.at[b].bytes;
-    if (!is_state(&s->bufs.at[b]) || (double)(moved + bytes) > f->z->o.offload_ratio * (double)all + 0.5) continue;
+    if (!is_state(&s->bufs.at[b]) || (double)(moved + bytes) > f->z->o.offload_ratio * (double)all + 0.5)
+      continue;
     moved += bytes;
     copy_around(f, zg_sched_find_segment(s, "update"), b);
     s->bufs.at[b].space = f->z->o.offload_optimizer;
@@ -94,7 +111,7 @@ static void offload_params(offloader *f) {
     const zg_zero_part *p = &f->z->parts.at[i];
     if (!p->sharded || !p->buf) continue;
     for (size_t g = 0; g < s->segments.n; g++) {
-      copy_around(f, &s->segments.at[g], p->buf);          // its update; rounding before a gather
+      copy_around(f, &s->segments.at[g], p->buf);  // its update; rounding before a gather
       copy_before_gathers(f, &s->segments.at[g], p->buf);
     }
     s->bufs.at[p->buf].space = f->z->o.offload_param;

@@ -1,46 +1,56 @@
 // zero_overlap: puts collectives on the communication stream, beside the kernels.
-//   - a gather of a tensor's shards starts ahead of its first use: as late as the cost model says it may (latency + bytes /
-//     bandwidth against the time of the kernels in between), as early as prefetch_bucket and max_live allow. Going backwards from
-//     the last gather, each must be over when its use or the next gather begins.
-//   - a reduction starts when its gradient is complete; what follows from it (accumulating the shard, releasing the whole) waits
-//     until the cost model has it finished, or something needs the result, or more than reduce_bucket elements are under way
-//   - copies from and to other memory likewise, on the copy stream; those of parameters stay in line with the gather that they feed
-//   - what a collective touches stays in place until the compute stream has waited for it: releases come after the wait
-// Both sides of each collective are ordered: it waits for a record of the compute stream at the point where it was issued (its
-// operand is written, the place of its result is free), and whoever needs the result waits for its own record. The communication
-// stream keeps the order of issue, the same on all ranks, so ranks cannot block each other.
+//   - a gather of a tensor's shards starts ahead of its first use: as late as the cost model says it may
+//   (latency + bytes /
+//     bandwidth against the time of the kernels in between), as early as prefetch_bucket and max_live allow.
+//     Going backwards from the last gather, each must be over when its use or the next gather begins.
+//   - a reduction starts when its gradient is complete; what follows from it (accumulating the shard,
+//   releasing the whole) waits
+//     until the cost model has it finished, or something needs the result, or more than reduce_bucket
+//     elements are under way
+//   - copies from and to other memory likewise, on the copy stream; those of parameters stay in line with the
+//   gather that they feed
+//   - what a collective touches stays in place until the compute stream has waited for it: releases come
+//   after the wait
+// Both sides of each collective are ordered: it waits for a record of the compute stream at the point where
+// it was issued (its operand is written, the place of its result is free), and whoever needs the result waits
+// for its own record. The communication stream keeps the order of issue, the same on all ranks, so ranks
+// cannot block each other.
 //
-// Why not on demand as run-time systems do: without knowing what comes next they prefetch by a recorded trace of the step before,
-// and give up when it changes.
+// Why not on demand as run-time systems do: without knowing what comes next they prefetch by a recorded trace
+// of the step before, and give up when it changes.
 #include "zero/zero_priv.h"
 
-typedef struct { uint32_t issue; double start; } plan;               // of a gather: step before which it starts
+typedef struct {
+  uint32_t issue;
+  double start;
+} plan;  // of a gather: step before which it starts
 typedef struct {
   uint32_t event, a, b;
-  int64_t reduced;                                                     // elements on their way out; 0: a gather or copy for kernels to come
-  double end;                                                          // by the cost model
+  int64_t reduced;  // elements on their way out; 0: a gather or copy for kernels to come
+  double end;       // by the cost model
   uint32_t first_deferred, n_deferred;
 } pending;
 
 typedef struct {
   const zg_zero *z;
   zg_sched *s;
-  const zg_step *old;                                                  // the segment's steps
+  const zg_step *old;  // the segment's steps
   uint32_t n;
-  double *time;                                                        // compute time before step i; n + 1
-  plan *gathers;                                                       // per step
-  uint32_t *order, n_gathers;                                          // steps that are prefetched gathers
+  double *time;                // compute time before step i; n + 1
+  plan *gathers;               // per step
+  uint32_t *order, n_gathers;  // steps that are prefetched gathers
   ZG_VEC(pending) queue;
   uint32_t head;
   ZG_VEC(zg_step) deferred;
   bool *skip;
   uint32_t next_event;
   double comm_free;
-  int64_t reducing;                                                    // elements under way
-  bool ordered[ZG_N_STREAMS];                                          // the stream waits for all that compute has done so far
+  int64_t reducing;            // elements under way
+  bool ordered[ZG_N_STREAMS];  // the stream waits for all that compute has done so far
 } overlap;
 
-// ---- cost model -----------------------------------------------------------------------------------------------------------
+// ---- cost model
+// -----------------------------------------------------------------------------------------------------------
 
 static double kernel_time(const overlap *o, const zg_kernel *k) {
   double bytes = 0;
@@ -55,17 +65,22 @@ static double kernel_time(const overlap *o, const zg_kernel *k) {
 
 static double comm_time(const overlap *o, const zg_step *p) {
   const double world = o->z->o.world, shard = (double)p->n * zg_dtype_bytes(o->s->bufs.at[p->a].dtype);
-  const double bytes = p->kind == ZG_STEP_COPY ? shard : p->kind == ZG_STEP_ALL_REDUCE ? 2 * shard * (world - 1) / world : shard * (world - 1);
+  const double bytes = p->kind == ZG_STEP_COPY         ? shard
+                       : p->kind == ZG_STEP_ALL_REDUCE ? 2 * shard * (world - 1) / world
+                                                       : shard * (world - 1);
   return o->z->o.cost.comm_latency_s + bytes / o->z->o.cost.comm_bytes_per_s;
 }
 
-static bool is_collective(const zg_step *p) { return p->kind >= ZG_STEP_GATHER && p->kind <= ZG_STEP_BROADCAST; }
+static bool is_collective(const zg_step *p) {
+  return p->kind >= ZG_STEP_GATHER && p->kind <= ZG_STEP_BROADCAST;
+}
 static bool goes_beside(const zg_step *p) { return is_collective(p) || p->kind == ZG_STEP_COPY; }
 static bool may_prefetch(const overlap *o, const zg_step *p) {
   return (p->kind == ZG_STEP_GATHER || p->kind == ZG_STEP_COPY) && !o->s->bufs.at[p->a].persistent;
 }
 static zg_stream stream_of(const overlap *o, const zg_step *p) {
-  return p->kind == ZG_STEP_COPY && o->s->bufs.at[p->a].role != ZG_BUF_PARAM ? ZG_STREAM_COPY : ZG_STREAM_COMM;
+  return p->kind == ZG_STEP_COPY && o->s->bufs.at[p->a].role != ZG_BUF_PARAM ? ZG_STREAM_COPY
+                                                                             : ZG_STREAM_COMM;
 }
 
 // Elements that it takes memory for.
@@ -73,7 +88,8 @@ static int64_t whole(const overlap *o, uint32_t step) {
   return o->old[step].kind == ZG_STEP_COPY ? o->old[step].n : o->old[step].n * (int64_t)o->z->o.world;
 }
 
-// ---- when gathers start ---------------------------------------------------------------------------------------------------
+// ---- when gathers start
+// ---------------------------------------------------------------------------------------------------
 
 // Elements gathered at each step as the schedule stands.
 static int64_t *gathered_now(const overlap *o, zg_arena *mem) {
@@ -83,7 +99,8 @@ static int64_t *gathered_now(const overlap *o, zg_arena *mem) {
     const zg_step *p = &o->old[i];
     if (may_prefetch(o, p)) now += whole(o, i), is[p->a] = true;
     live[i] = now;
-    if (p->kind == ZG_STEP_RELEASE && is[p->a]) now -= (int64_t)(o->s->bufs.at[p->a].bytes / zg_dtype_bytes(o->s->bufs.at[p->a].dtype));
+    if (p->kind == ZG_STEP_RELEASE && is[p->a])
+      now -= (int64_t)(o->s->bufs.at[p->a].bytes / zg_dtype_bytes(o->s->bufs.at[p->a].dtype));
   }
   return live;
 }
@@ -106,7 +123,7 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
   for (uint32_t k = o->n_gathers; k-- > 0;) {
     const uint32_t at = o->order[k];
     const int64_t mine = whole(o, at);
-    uint32_t first = at, ahead = k;                       // first: the earliest step that prefetch_bucket allows
+    uint32_t first = at, ahead = k;  // first: the earliest step that prefetch_bucket allows
     for (int64_t sum = mine; sum <= bucket; sum += whole(o, o->order[ahead])) {
       first = ahead ? o->order[ahead - 1] + 1 : 0;
       if (!ahead--) break;
@@ -114,18 +131,21 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
     first = ZG_MAX(first, made_at(o, at));
     double start = ZG_MIN(o->time[at], next_start) - comm_time(o, &o->old[at]);
     uint32_t issue = at;
-    while (issue > first && o->time[issue] > start && (max_live <= 0 || live[issue - 1] + mine <= max_live)) live[--issue] += mine;
-    if (k + 1 < o->n_gathers && issue > o->gathers[o->order[k + 1]].issue) {   // keep their order
+    while (issue > first && o->time[issue] > start && (max_live <= 0 || live[issue - 1] + mine <= max_live))
+      live[--issue] += mine;
+    if (k + 1 < o->n_gathers && issue > o->gathers[o->order[k + 1]].issue) {  // keep their order
       const uint32_t after = o->gathers[o->order[k + 1]].issue;
       issue = ZG_MAX(first, after);
-      for (uint32_t later = k + 1; later < o->n_gathers && o->gathers[o->order[later]].issue < issue; later++) o->gathers[o->order[later]].issue = issue;
+      for (uint32_t later = k + 1; later < o->n_gathers && o->gathers[o->order[later]].issue < issue; later++)
+        o->gathers[o->order[later]].issue = issue;
     }
     o->gathers[at] = (plan){issue, start};
     next_start = start;
   }
 }
 
-// ---- writing the segment --------------------------------------------------------------------------------------------------
+// ---- writing the segment
+// --------------------------------------------------------------------------------------------------
 
 static void emit(overlap *o, zg_step p) {
   if (p.stream == ZG_STREAM_COMPUTE && p.kind != ZG_STEP_RECORD) memset(o->ordered, 0, sizeof o->ordered);
@@ -135,7 +155,8 @@ static void emit(overlap *o, zg_step p) {
 static uint32_t record(overlap *o, zg_stream on, zg_stream waits, uint8_t phase) {
   const uint32_t event = o->next_event++;
   emit(o, (zg_step){.kind = ZG_STEP_RECORD, .stream = (uint8_t)on, .phase = phase, .event = event});
-  if (waits != on) emit(o, (zg_step){.kind = ZG_STEP_WAIT, .stream = (uint8_t)waits, .phase = phase, .event = event});
+  if (waits != on)
+    emit(o, (zg_step){.kind = ZG_STEP_WAIT, .stream = (uint8_t)waits, .phase = phase, .event = event});
   return event;
 }
 
@@ -172,8 +193,12 @@ static void issue(overlap *o, uint32_t at, double now) {
   p.stream = (uint8_t)on;
   emit(o, p);
   o->comm_free = ZG_MAX(o->comm_free, now) + comm_time(o, &p);
-  const pending q = {.event = record(o, on, on, p.phase), .a = p.a, .b = p.b, .reduced = may_prefetch(o, &p) ? 0 : p.n,
-                     .end = o->comm_free, .first_deferred = (uint32_t)o->deferred.n};
+  const pending q = {.event = record(o, on, on, p.phase),
+                     .a = p.a,
+                     .b = p.b,
+                     .reduced = may_prefetch(o, &p) ? 0 : p.n,
+                     .end = o->comm_free,
+                     .first_deferred = (uint32_t)o->deferred.n};
   o->reducing += q.reduced;
   zg_vec_push(&o->queue, q);
 }
@@ -200,8 +225,9 @@ static void step(overlap *o, uint32_t i) {
     emit(o, *p);
     return;
   }
-  if (may_prefetch(o, p)) return;   // started already
-  while (o->head < o->queue.n && o->reducing > 0 && o->reducing + p->n > o->z->o.reduce_bucket) finish_oldest(o, p->phase);
+  if (may_prefetch(o, p)) return;  // started already
+  while (o->head < o->queue.n && o->reducing > 0 && o->reducing + p->n > o->z->o.reduce_bucket)
+    finish_oldest(o, p->phase);
   issue(o, i, o->time[i]);
   defer_followers(o, i);
 }
@@ -227,7 +253,9 @@ static void overlap_segment(overlap *o) {
   o->reducing = 0;
   memset(o->ordered, 0, sizeof o->ordered);
   for (uint32_t i = 0; i < o->n; i++) {
-    o->time[i + 1] = o->time[i] + (o->old[i].kind == ZG_STEP_KERNEL ? kernel_time(o, &o->s->kernels.at[o->old[i].kernel]) : 0);
+    o->time[i + 1] =
+        o->time[i] +
+        (o->old[i].kind == ZG_STEP_KERNEL ? kernel_time(o, &o->s->kernels.at[o->old[i].kernel]) : 0);
     if (may_prefetch(o, &o->old[i])) o->order[o->n_gathers++] = i;
   }
   plan_gathers(o, &mem);

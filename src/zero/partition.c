@@ -1,9 +1,12 @@
 // zero_partition: gives every tensor its size at rest, and moves the update's views to this rank's place.
-//   - lowering made one buffer a leaf name: "W" has the whole size, for the forward pass uses it whole, and the update's kernels
-//     address its first `shard` elements. Where the whole stays (stage 1, 2, kept tensors) those views move to element
-//     rank * shard; where only the shard stays the buffer shrinks to it, and zero_gather gives the forward pass another one.
+//   - lowering made one buffer a leaf name: "W" has the whole size, for the forward pass uses it whole, and
+//   the update's kernels
+//     address its first `shard` elements. Where the whole stays (stage 1, 2, kept tensors) those views move
+//     to element rank * shard; where only the shard stays the buffer shrinks to it, and zero_gather gives the
+//     forward pass another one.
 //   - "W.grad" likewise: whole and padded in stage 0 and 1, the shard in stage 2 and 3.
-//   - random numbers: the element number in a Philox counter is that of the global batch, whose rank r-th part this rank has, so
+//   - random numbers: the element number in a Philox counter is that of the global batch, whose rank r-th
+//   part this rank has, so
 //     that any number of ranks draws the same numbers for the same samples.
 #include "sched/loop.h"
 #include "zero/zero_priv.h"
@@ -40,7 +43,8 @@ static void shift_norm_views(zg_sched *s, const zg_segment *g, const zg_zero_par
 static void place_part(zg_zero *z, zg_sched *s, const zg_segment *update, zg_zero_part *p) {
   p->buf = zg_sched_find_buf(s, p->name);
   if (!p->buf) return;
-  const zg_type shard = zg_type_make(p->type.dtype, 1, &p->shard), padded = zg_type_make(p->type.dtype, 1, &(int64_t){zg__padded(z, p)});
+  const zg_type shard = zg_type_make(p->type.dtype, 1, &p->shard),
+                padded = zg_type_make(p->type.dtype, 1, &(int64_t){zg__padded(z, p)});
   const bool trained = p->role == ZG_ROLE_TRAINABLE;
   if (p->sharded) {
     resize(s, p->buf, &shard, p->shard);
@@ -61,7 +65,8 @@ static void place_part(zg_zero *z, zg_sched *s, const zg_segment *update, zg_zer
   else shift_norm_views(s, update, p, zg__zero_lo(z, p));
 }
 
-// ---- random numbers -------------------------------------------------------------------------------------------------------
+// ---- random numbers
+// -------------------------------------------------------------------------------------------------------
 
 // One more than the largest element number that INDEX row `coef` gives.
 static int64_t count_elements(const zg_loop_desc *d, const int64_t *coef) {
@@ -107,7 +112,8 @@ zg_status zg__zero_partition(void *self, zg_sched *s) {
   const zg_segment *update = zg_sched_find_segment(s, "update");
   ZG_ASSERT(update);
   static const char *const scalars[] = {ZG_ZERO_MINE, ZG_ZERO_ALL, ZG_ZERO_LOSS};
-  for (size_t i = 0; i < ZG_COUNT(scalars); i++) s->bufs.at[zg_sched_find_buf(s, scalars[i])].role = ZG_BUF_COMM;
+  for (size_t i = 0; i < ZG_COUNT(scalars); i++)
+    s->bufs.at[zg_sched_find_buf(s, scalars[i])].role = ZG_BUF_COMM;
   for (size_t i = 0; i < z->parts.n; i++) place_part(z, s, update, &z->parts.at[i]);
   for (size_t i = 0; z->o.rank && i < s->kernels.n; i++)
     if (s->kernels.at[i].kind == ZG_K_LOOP) shift_random(z, s, &s->kernels.at[i]);

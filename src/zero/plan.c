@@ -4,12 +4,19 @@
 #include "zero/zero_priv.h"
 
 zg_zero_options zg_zero_defaults(void) {
-  return (zg_zero_options){.stage = 2, .world = 1, .micro_steps = 1, .persistence_threshold = 100000, .prefetch_bucket = 50000000,
-                           .max_live = 1000000000, .reduce_bucket = 500000000, .overlap = true, .offload_ratio = 1};
+  return (zg_zero_options){.stage = 2,
+                           .world = 1,
+                           .micro_steps = 1,
+                           .persistence_threshold = 100000,
+                           .prefetch_bucket = 50000000,
+                           .max_live = 1000000000,
+                           .reduce_bucket = 500000000,
+                           .overlap = true,
+                           .offload_ratio = 1};
 }
 
 static zg_zero_cost filled_cost(zg_zero_cost c) {
-  if (!(c.flops_per_s > 0)) c.flops_per_s = 5e10;   // one core with wide vectors
+  if (!(c.flops_per_s > 0)) c.flops_per_s = 5e10;  // one core with wide vectors
   if (!(c.bytes_per_s > 0)) c.bytes_per_s = 1e10;
   if (!(c.comm_bytes_per_s > 0)) c.comm_bytes_per_s = 4e9;
   if (!(c.comm_latency_s > 0)) c.comm_latency_s = 20e-6;
@@ -19,11 +26,15 @@ static zg_zero_cost filled_cost(zg_zero_cost c) {
 zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
   *out = NULL;
   if (o->stage > 3) return zg_error(ZG_INVALID, "zero_stage: %u; there are stages 0, 1, 2 and 3", o->stage);
-  if (o->world < 1 || o->world > ZG_ZERO_MAX_WORLD) return zg_error(ZG_INVALID, "%u ranks; want 1 to %d", o->world, ZG_ZERO_MAX_WORLD);
-  if (o->rank >= o->world) return zg_error(ZG_INVALID, "rank %u of %u: ranks count from 0", o->rank, o->world);
+  if (o->world < 1 || o->world > ZG_ZERO_MAX_WORLD)
+    return zg_error(ZG_INVALID, "%u ranks; want 1 to %d", o->world, ZG_ZERO_MAX_WORLD);
+  if (o->rank >= o->world)
+    return zg_error(ZG_INVALID, "rank %u of %u: ranks count from 0", o->rank, o->world);
   if (o->offload_optimizer != ZG_SPACE_DEVICE && o->stage < 1)
-    return zg_error(ZG_INVALID, "offload_optimizer: stage 0 keeps the optimizer's state whole; use zero_stage 1, 2 or 3");
-  if (o->offload_param != ZG_SPACE_DEVICE && o->stage < 3) return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
+    return zg_error(ZG_INVALID,
+                    "offload_optimizer: stage 0 keeps the optimizer's state whole; use zero_stage 1, 2 or 3");
+  if (o->offload_param != ZG_SPACE_DEVICE && o->stage < 3)
+    return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
   if ((o->offload_optimizer == ZG_SPACE_DISK || o->offload_param == ZG_SPACE_DISK) && !o->disk_path)
     return zg_error(ZG_INVALID, "offload to disk (device: nvme) wants a folder: set nvme_path");
   zg_zero *z = zg_alloc(sizeof *z);
@@ -46,8 +57,15 @@ void zg_zero_free(zg_zero *z) {
 const zg_zero_options *zg_zero_options_of(const zg_zero *z) { return &z->o; }
 
 zg_spread zg_zero_spread(zg_zero *z) {
-  return (zg_spread){.self = z, .ranks = z->o.world, .two_micros = z->o.micro_steps > 1 && z->o.stage < 2, .split = zg__zero_split,
-                     .partition = zg__zero_partition, .reduce = zg__zero_reduce, .gather = zg__zero_gather, .offload = zg__zero_offload, .overlap = zg__zero_overlap};
+  return (zg_spread){.self = z,
+                     .ranks = z->o.world,
+                     .two_micros = z->o.micro_steps > 1 && z->o.stage < 2,
+                     .split = zg__zero_split,
+                     .partition = zg__zero_partition,
+                     .reduce = zg__zero_reduce,
+                     .gather = zg__zero_gather,
+                     .offload = zg__zero_offload,
+                     .overlap = zg__zero_overlap};
 }
 
 const zg_zero_part *zg_zero_parts(const zg_zero *z, uint32_t *n) {
@@ -60,7 +78,8 @@ const zg_zero_part *zg_zero_find(const zg_zero *z, const char *param) {
   return param && zg_map_get(&z->by_name, param, &i) ? &z->parts.at[i] : NULL;
 }
 
-// ---- where buffers lie ----------------------------------------------------------------------------------------------------
+// ---- where buffers lie
+// ----------------------------------------------------------------------------------------------------
 
 static bool is_shard_state(const zg_zero *z) { return z && zg__updates_shard(z); }
 
@@ -95,7 +114,8 @@ bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero
   return true;
 }
 
-// ---- formulas -------------------------------------------------------------------------------------------------------------
+// ---- formulas
+// -------------------------------------------------------------------------------------------------------------
 
 static bool has_role(const zg_sched *s, const zg_zero_part *p, const char *suffix) {
   zg_str name = {0};
@@ -108,11 +128,12 @@ static bool has_role(const zg_sched *s, const zg_zero_part *p, const char *suffi
 zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s) {
   zg_zero_formula f = {0};
   const uint64_t others = z->o.world - 1, k = (uint64_t)z->o.micro_steps;
-  uint64_t reduced = 0, updated = 0;                       // bytes of shards: of gradients, of params gathered after the update
+  uint64_t reduced = 0, updated = 0;  // bytes of shards: of gradients, of params gathered after the update
   for (size_t i = 0; i < z->parts.n; i++) {
     const zg_zero_part *p = &z->parts.at[i];
     if (!p->buf) continue;
-    const uint64_t size = zg__elem_bytes(p), shard = (uint64_t)p->shard, padded = (uint64_t)zg__padded(z, p), n = (uint64_t)p->n;
+    const uint64_t size = zg__elem_bytes(p), shard = (uint64_t)p->shard, padded = (uint64_t)zg__padded(z, p),
+                   n = (uint64_t)p->n;
     const bool trained = p->role == ZG_ROLE_TRAINABLE;
     f.params += size * (p->sharded ? shard : trained && zg__updates_shard(z) ? padded : n);
     if (!trained) continue;
@@ -138,7 +159,8 @@ void zg_zero_at_rest(const zg_sched *s, uint64_t by_role[ZG_N_BUF_ROLES]) {
     if (s->bufs.at[b].persistent) by_role[s->bufs.at[b].role] += s->bufs.at[b].bytes;
 }
 
-// ---- traffic --------------------------------------------------------------------------------------------------------------
+// ---- traffic
+// --------------------------------------------------------------------------------------------------------------
 
 static uint64_t elem_bytes(const zg_sched *s, uint32_t buf) { return zg_dtype_bytes(s->bufs.at[buf].dtype); }
 
@@ -167,8 +189,11 @@ zg_zero_traffic zg_zero_traffic_of(const zg_zero *z, const zg_sched *s) {
   const bool two = zg_sched_find_segment(s, "micro_last") != NULL;
   for (size_t g = 0; g < s->segments.n; g++) {
     const zg_segment *seg = &s->segments.at[g];
-    uint64_t times = !strcmp(seg->name, "eval") ? 0 : !strcmp(seg->name, "micro") ? (uint64_t)z->o.micro_steps - (two ? 1 : 0) : 1;
-    for (uint32_t i = seg->first; times && i < seg->first + seg->n; i++) count_step(s, &s->steps.at[i], times, &t);
+    uint64_t times = !strcmp(seg->name, "eval")    ? 0
+                     : !strcmp(seg->name, "micro") ? (uint64_t)z->o.micro_steps - (two ? 1 : 0)
+                                                   : 1;
+    for (uint32_t i = seg->first; times && i < seg->first + seg->n; i++)
+      count_step(s, &s->steps.at[i], times, &t);
   }
   return t;
 }

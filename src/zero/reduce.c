@@ -1,23 +1,25 @@
 // zero_reduce: what becomes of the gradients, and what follows the update.
-//   stage 0, 1  accumulate into the whole "W.grad"; in the last micro-step all_reduce / reduce_scatter it (in place: rank r's
+//   stage 0, 1  accumulate into the whole "W.grad"; in the last micro-step all_reduce / reduce_scatter it (in
+//   place: rank r's
 //               shard lies at element r * shard)
-//   stage 2, 3  reduce_scatter in every micro-step, then accumulate the shard; the whole gradient is released at once
-//   update      the ranks exchange "@sums"; whole tensors whose shards were updated are gathered in place; BatchNorm's running
+//   stage 2, 3  reduce_scatter in every micro-step, then accumulate the shard; the whole gradient is released
+//   at once update      the ranks exchange "@sums"; whole tensors whose shards were updated are gathered in
+//   place; BatchNorm's running
 //               statistics become rank 0's, so that ranks stay equal (what PyTorch's DDP does with buffers)
-// Each collective stands as early as its operand is complete. With k = 1 a gradient is not accumulated but written straight
-// into "W.grad" (stage 0, 1) or reduced into it (2, 3).
+// Each collective stands as early as its operand is complete. With k = 1 a gradient is not accumulated but
+// written straight into "W.grad" (stage 0, 1) or reduced into it (2, 3).
 //
-// A backward kernel's result becomes the collective's operand as it is, if it fills a buffer of its own; a result that is part of
-// another buffer, or the gradient of two tensors, is copied first.
+// A backward kernel's result becomes the collective's operand as it is, if it fills a buffer of its own; a
+// result that is part of another buffer, or the gradient of two tensors, is copied first.
 #include "zero/zero_priv.h"
 
 typedef struct {
   zg_zero *z;
   zg_sched *s;
   zg__edit edit;
-  uint32_t first_micro;          // buffer; 0 with k = 1
-  uint32_t *last_write, *last_use;   // per buffer: step + 1, of the segment at hand
-  uint32_t *n_results, *n_left;  // per buffer: results of the segment in it; those not yet dealt with
+  uint32_t first_micro;             // buffer; 0 with k = 1
+  uint32_t *last_write, *last_use;  // per buffer: step + 1, of the segment at hand
+  uint32_t *n_results, *n_left;     // per buffer: results of the segment in it; those not yet dealt with
   uint8_t phase;
 } reducer;
 
@@ -32,11 +34,20 @@ static void note_use(reducer *r, const zg_segment *g) {
     }
   }
   for (size_t i = 0; i < s->outputs.n; i++)
-    if (!strcmp(s->outputs.at[i].segment, g->name)) r->n_results[s->outputs.at[i].view.buf]++, r->n_left[s->outputs.at[i].view.buf]++;
+    if (!strcmp(s->outputs.at[i].segment, g->name))
+      r->n_results[s->outputs.at[i].view.buf]++, r->n_left[s->outputs.at[i].view.buf]++;
 }
 
-static zg_step collective(zg_step_kind kind, uint32_t a, int64_t a_at, uint32_t b, int64_t b_at, int64_t n, uint8_t phase) {
-  return (zg_step){.kind = kind, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = a, .a_at = a_at, .b = b, .b_at = b_at, .n = n};
+static zg_step collective(zg_step_kind kind, uint32_t a, int64_t a_at, uint32_t b, int64_t b_at, int64_t n,
+                          uint8_t phase) {
+  return (zg_step){.kind = kind,
+                   .stream = ZG_STREAM_COMPUTE,
+                   .phase = phase,
+                   .a = a,
+                   .a_at = a_at,
+                   .b = b,
+                   .b_at = b_at,
+                   .n = n};
 }
 
 static zg_step release(uint32_t buf, uint8_t phase) {
@@ -45,7 +56,8 @@ static zg_step release(uint32_t buf, uint8_t phase) {
 
 static uint32_t add_buf(zg_sched *s, const char *name, zg_dtype t, int64_t n, zg_buf_role role) {
   const zg_type type = zg_type_make(t, 1, &n);
-  const zg_buf b = {.name = name, .bytes = zg_type_bytes(&type), .dtype = t, .type = type, .role = (uint8_t)role};
+  const zg_buf b = {
+      .name = name, .bytes = zg_type_bytes(&type), .dtype = t, .type = type, .role = (uint8_t)role};
   return zg_sched_add_buf(s, &b);
 }
 
@@ -63,7 +75,8 @@ static void replace_buf(zg_sched *s, const zg_segment *g, uint32_t from, uint32_
 // The view fills a buffer that nothing else wants when the segment has ended.
 static bool has_own_buffer(const reducer *r, const zg_zero_part *p, const zg_view *v) {
   const zg_buf *b = &r->s->bufs.at[v->buf];
-  return !b->persistent && v->offset == 0 && b->dtype == ZG_F32 && b->bytes == (uint64_t)p->n * 4 && r->n_results[v->buf] == 1;
+  return !b->persistent && v->offset == 0 && b->dtype == ZG_F32 && b->bytes == (uint64_t)p->n * 4 &&
+         r->n_results[v->buf] == 1;
 }
 
 // Stage 0, 1 without accumulation: the result is written where it is to stay.
@@ -74,7 +87,9 @@ static uint32_t write_in_place(reducer *r, const zg_segment *g, const zg_zero_pa
     r->s->bufs.at[v->buf].bytes = 0;
     return done;
   }
-  zg__edit_after(&r->edit, done, zg__copy_step(r->s, zg__flat(p->grad, ZG_F32, 0, p->n), zg__flat(v->buf, ZG_F32, v->offset, p->n), r->phase, p->name));
+  zg__edit_after(&r->edit, done,
+                 zg__copy_step(r->s, zg__flat(p->grad, ZG_F32, 0, p->n),
+                               zg__flat(v->buf, ZG_F32, v->offset, p->n), r->phase, p->name));
   return done;
 }
 
@@ -84,22 +99,29 @@ static uint32_t whole_gradient(reducer *r, const zg_zero_part *p, const zg_view 
   uint32_t at = r->last_write[v->buf] - 1;
   *out_buf = v->buf;
   if (!has_own_buffer(r, p, v)) {
-    *out_buf = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.whole", p->name), ZG_F32, padded, ZG_BUF_GRAD);
-    zg__edit_after(&r->edit, at, zg__copy_step(r->s, zg__flat(*out_buf, ZG_F32, 0, p->n), zg__flat(v->buf, ZG_F32, v->offset, p->n), r->phase, p->name));
+    *out_buf =
+        add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.whole", p->name), ZG_F32, padded, ZG_BUF_GRAD);
+    zg__edit_after(&r->edit, at,
+                   zg__copy_step(r->s, zg__flat(*out_buf, ZG_F32, 0, p->n),
+                                 zg__flat(v->buf, ZG_F32, v->offset, p->n), r->phase, p->name));
   } else {
     r->s->bufs.at[v->buf].bytes = (uint64_t)padded * 4;
     r->s->bufs.at[v->buf].role = ZG_BUF_GRAD;
   }
   if (padded > p->n) {
     const char *label = zg_arena_printf(&r->s->mem, "padding of %s", p->name);
-    zg__edit_after(&r->edit, at, zg__fill_step(r->s, zg__flat(*out_buf, ZG_F32, p->n, padded - p->n), r->phase, label));
+    zg__edit_after(&r->edit, at,
+                   zg__fill_step(r->s, zg__flat(*out_buf, ZG_F32, p->n, padded - p->n), r->phase, label));
   }
   return at;
 }
 
-static void accumulate(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t from, int64_t offset, int64_t n) {
+static void accumulate(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t from, int64_t offset,
+                       int64_t n) {
   const char *label = zg_arena_printf(&r->s->mem, "accumulate %s", p->name);
-  zg__edit_after(&r->edit, at, zg__accumulate_step(r->s, zg__flat(p->grad, ZG_F32, 0, n), zg__flat(from, ZG_F32, offset, n), r->first_micro, r->phase, label));
+  zg__edit_after(&r->edit, at,
+                 zg__accumulate_step(r->s, zg__flat(p->grad, ZG_F32, 0, n), zg__flat(from, ZG_F32, offset, n),
+                                     r->first_micro, r->phase, label));
 }
 
 // Stage 0, 1.
@@ -108,9 +130,12 @@ static void keep_whole(reducer *r, const zg_segment *g, const zg_zero_part *p, c
   if (r->first_micro) accumulate(r, at, p, v->buf, v->offset, p->n);
   else at = write_in_place(r, g, p, v);
   if (last && r->z->o.stage == 0)
-    zg__edit_after(&r->edit, at, collective(ZG_STEP_ALL_REDUCE, p->grad, 0, 0, 0, zg__padded(r->z, p), r->phase));
+    zg__edit_after(&r->edit, at,
+                   collective(ZG_STEP_ALL_REDUCE, p->grad, 0, 0, 0, zg__padded(r->z, p), r->phase));
   if (last && r->z->o.stage == 1)
-    zg__edit_after(&r->edit, at, collective(ZG_STEP_REDUCE_SCATTER, p->grad, zg__zero_lo(r->z, p), p->grad, 0, p->shard, r->phase));
+    zg__edit_after(
+        &r->edit, at,
+        collective(ZG_STEP_REDUCE_SCATTER, p->grad, zg__zero_lo(r->z, p), p->grad, 0, p->shard, r->phase));
   if (!r->s->bufs.at[v->buf].persistent && r->s->bufs.at[v->buf].bytes && r->n_left[v->buf] == 1)
     zg__edit_after(&r->edit, at, release(v->buf, r->phase));
 }
@@ -118,7 +143,8 @@ static void keep_whole(reducer *r, const zg_segment *g, const zg_zero_part *p, c
 // Stage 2, 3.
 static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
   uint32_t whole, shard = p->grad, at = whole_gradient(r, p, v, &whole);
-  if (r->first_micro) shard = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.new", p->name), ZG_F32, p->shard, ZG_BUF_GRAD);
+  if (r->first_micro)
+    shard = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.new", p->name), ZG_F32, p->shard, ZG_BUF_GRAD);
   zg__edit_after(&r->edit, at, collective(ZG_STEP_REDUCE_SCATTER, shard, 0, whole, 0, p->shard, r->phase));
   const uint32_t used = ZG_MAX(at, whole == v->buf ? r->last_use[whole] - 1 : at);
   if (used == at) zg__edit_after(&r->edit, at, release(whole, r->phase));
@@ -127,7 +153,8 @@ static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
     zg__edit_after(&r->edit, at, release(shard, r->phase));
   }
   if (used != at) zg__edit_after(&r->edit, used, release(whole, r->phase));
-  if (whole != v->buf && r->n_left[v->buf] == 1) zg__edit_after(&r->edit, r->last_use[v->buf] - 1, release(v->buf, r->phase));
+  if (whole != v->buf && r->n_left[v->buf] == 1)
+    zg__edit_after(&r->edit, r->last_use[v->buf] - 1, release(v->buf, r->phase));
 }
 
 static void reduce_segment(reducer *r, const zg_segment *g) {
@@ -148,11 +175,12 @@ static void reduce_segment(reducer *r, const zg_segment *g) {
     if (!p || !p->grad || p->n == 0) continue;
     if (zg__shards_grads(r->z)) keep_shard(r, p, &v);
     else keep_whole(r, g, p, &v, last);
-    r->n_left[v.buf]--;   // the last of several takes the buffer along
+    r->n_left[v.buf]--;  // the last of several takes the buffer along
   }
   size_t kept = 0;
   for (size_t i = 0; i < s->outputs.n; i++)
-    if (s->outputs.at[i].kind != ZG_OUT_GRAD || strcmp(s->outputs.at[i].segment, g->name)) s->outputs.at[kept++] = s->outputs.at[i];
+    if (s->outputs.at[i].kind != ZG_OUT_GRAD || strcmp(s->outputs.at[i].segment, g->name))
+      s->outputs.at[kept++] = s->outputs.at[i];
   s->outputs.n = kept;
   zg_free(r->last_write);
   zg_free(r->last_use);
@@ -160,7 +188,8 @@ static void reduce_segment(reducer *r, const zg_segment *g) {
   zg_free(r->n_left);
 }
 
-// ---- update ---------------------------------------------------------------------------------------------------------------
+// ---- update
+// ---------------------------------------------------------------------------------------------------------------
 
 static uint32_t last_writer(const zg_sched *s, const zg_segment *g, uint32_t buf) {
   uint32_t at = UINT32_MAX;
@@ -175,15 +204,18 @@ static uint32_t last_writer(const zg_sched *s, const zg_segment *g, uint32_t buf
 
 static bool is_written(const zg_sched *s, uint32_t buf) {
   for (size_t g = 0; g < s->segments.n; g++)
-    if (zg__is_micro(&s->segments.at[g]) && last_writer(s, &s->segments.at[g], buf) != UINT32_MAX) return true;
+    if (zg__is_micro(&s->segments.at[g]) && last_writer(s, &s->segments.at[g], buf) != UINT32_MAX)
+      return true;
   return false;
 }
 
 static void after_update(reducer *r) {
   zg_sched *s = r->s;
   const zg_segment *g = zg_sched_find_segment(s, "update");
-  const uint32_t mine = zg_sched_find_buf(s, ZG_ZERO_MINE), all = zg_sched_find_buf(s, ZG_ZERO_ALL), end = g->first + g->n - 1;
-  zg__edit_after(&r->edit, last_writer(s, g, mine), collective(ZG_STEP_GATHER, all, 0, mine, 0, ZG_ZERO_COLUMNS, ZG_PHASE_UPDATE));
+  const uint32_t mine = zg_sched_find_buf(s, ZG_ZERO_MINE), all = zg_sched_find_buf(s, ZG_ZERO_ALL),
+                 end = g->first + g->n - 1;
+  zg__edit_after(&r->edit, last_writer(s, g, mine),
+                 collective(ZG_STEP_GATHER, all, 0, mine, 0, ZG_ZERO_COLUMNS, ZG_PHASE_UPDATE));
   for (size_t i = 0; i < r->z->parts.n; i++) {
     const zg_zero_part *p = &r->z->parts.at[i];
     if (!p->buf || p->n == 0) continue;
@@ -191,7 +223,9 @@ static void after_update(reducer *r) {
       zg__edit_after(&r->edit, end, collective(ZG_STEP_BROADCAST, p->buf, 0, 0, 0, p->n, ZG_PHASE_UPDATE));
     if (p->role != ZG_ROLE_TRAINABLE || p->sharded || !zg__updates_shard(r->z)) continue;
     const uint32_t at = last_writer(s, g, p->buf);
-    zg__edit_after(&r->edit, at == UINT32_MAX ? end : at, collective(ZG_STEP_GATHER, p->buf, 0, p->buf, zg__zero_lo(r->z, p), p->shard, ZG_PHASE_UPDATE));
+    zg__edit_after(
+        &r->edit, at == UINT32_MAX ? end : at,
+        collective(ZG_STEP_GATHER, p->buf, 0, p->buf, zg__zero_lo(r->z, p), p->shard, ZG_PHASE_UPDATE));
   }
 }
 

@@ -1,11 +1,13 @@
 // zero_split: turns a graph with gradients into the parts of a step spread over N ranks.
-//   main    forward and backward; results ZG_OUT_GRAD in f32, one for each trainable tensor; adds its loss to "@loss.sum"
-//   norm    sum of squares of this rank's gradient shards, its mean loss and whether it was asked to stop ("@stop"), to "@sums";
+//   main    forward and backward; results ZG_OUT_GRAD in f32, one for each trainable tensor; adds its loss to
+//   "@loss.sum" norm    sum of squares of this rank's gradient shards, its mean loss and whether it was asked
+//   to stop ("@stop"), to "@sums";
 //           the ranks exchange those; results "@loss" (mean) and "@stopped" (how many)
-//   update  leaves only, in the shape of what the optimizer works on (whole in stage 0, else f32[shard]); the optimizer is
+//   update  leaves only, in the shape of what the optimizer works on (whole in stage 0, else f32[shard]); the
+//   optimizer is
 //           attached to it like to any graph, so that its kernels know nothing of ranks
-// Leaves of one name are one buffer in the schedule; zero_partition moves the shard-shaped views to their place in it.
-// The norm is made of the same N sums in every stage, also where the whole gradient is at hand.
+// Leaves of one name are one buffer in the schedule; zero_partition moves the shard-shaped views to their
+// place in it. The norm is made of the same N sums in every stage, also where the whole gradient is at hand.
 #include "graph/build.h"
 #include "graph/core.h"
 #include "zero/zero_priv.h"
@@ -13,7 +15,10 @@
 static void add_part(zg_zero *z, const zg_param_attr *a) {
   if (!zg_map_put(&z->by_name, a->name, z->parts.n)) return;
   const int64_t n = zg_elems(&a->type), world = z->o.world;
-  zg_zero_part p = {.name = zg_arena_str(&z->mem, a->name), .type = a->type, .n = n, .shard = (n + world - 1) / world,
+  zg_zero_part p = {.name = zg_arena_str(&z->mem, a->name),
+                    .type = a->type,
+                    .n = n,
+                    .shard = (n + world - 1) / world,
                     .role = (zg_param_role)a->role};
   zg_vec_push(&z->parts, p);
 }
@@ -26,7 +31,8 @@ static void add_parts(zg_zero *z, const zg_graph *g) {
   }
 }
 
-// Stage 3: small tensors stay whole, in the order of the graph while their sum allows; running statistics always do.
+// Stage 3: small tensors stay whole, in the order of the graph while their sum allows; running statistics
+// always do.
 static void choose_sharded(zg_zero *z) {
   int64_t whole = 0;
   const int64_t limit = z->o.model_persistence_threshold;
@@ -45,7 +51,8 @@ static zg_val scalar_state(zg_builder *b, const char *name, uint32_t rank, const
 
 static zg_val gradient(zg_builder *b, const char *param, const zg_type *t) {
   const zg_state_attr a = {.name = zg_arena_printf(zg_builder_arena(b), "%s.grad", param),
-                           .type = zg_type_make(ZG_F32, t->rank, t->dim), .role = ZG_STATE_GRAD};
+                           .type = zg_type_make(ZG_F32, t->rank, t->dim),
+                           .role = ZG_STATE_GRAD};
   return zg_b_state(b, &a);
 }
 
@@ -92,8 +99,10 @@ static zg_status make_norm(const zg_zero *z, const zg_graph *g, zg_graph **out) 
   const zg_val loss = zg_mul_k(b, scalar_state(b, ZG_ZERO_LOSS, 0, NULL), 1.0 / (double)z->o.micro_steps);
   const zg_type scalar = zg_type_scalar(ZG_F32);
   const zg_val stop = zg_b_input(b, "@stop", &scalar);
-  const zg_val all[ZG_ZERO_COLUMNS] = {zg_b_reshape(b, sum, &one, 1), zg_b_reshape(b, loss, &one, 1), zg_b_reshape(b, stop, &one, 1)};
-  zg_builder_output(b, ZG_OUT_UPDATE, ZG_ZERO_MINE, zg_b_concat(b, all, ZG_ZERO_COLUMNS, 0), scalar_state(b, ZG_ZERO_MINE, 1, &columns));
+  const zg_val all[ZG_ZERO_COLUMNS] = {zg_b_reshape(b, sum, &one, 1), zg_b_reshape(b, loss, &one, 1),
+                                       zg_b_reshape(b, stop, &one, 1)};
+  zg_builder_output(b, ZG_OUT_UPDATE, ZG_ZERO_MINE, zg_b_concat(b, all, ZG_ZERO_COLUMNS, 0),
+                    scalar_state(b, ZG_ZERO_MINE, 1, &columns));
   return zg_builder_finish(b, out);
 }
 
@@ -123,11 +132,15 @@ static zg_status check(const zg_zero *z, const zg_pipeline *p) {
   const zg_graph *g = p->main;
   const zg_opt_kind kind = p->o.optimizer.kind;
   if (zg__updates_shard(z) && (kind == ZG_OPT_LAMB || kind == ZG_OPT_MUON))
-    return zg_error(ZG_UNSUPPORTED, "optimizer.type: %s works on whole tensors, ZeRO stage %u has shards of them; use zero_stage 0, or another optimizer",
+    return zg_error(ZG_UNSUPPORTED,
+                    "optimizer.type: %s works on whole tensors, ZeRO stage %u has shards of them; use "
+                    "zero_stage 0, or another optimizer",
                     kind == ZG_OPT_LAMB ? "lamb" : "muon", z->o.stage);
   for (size_t i = 0; i < g->outputs.n; i++)
     if (g->outputs.at[i].kind == ZG_OUT_GRAD && !zg_zero_find(z, g->outputs.at[i].name))
-      return zg_error(ZG_INVALID, "\"%s\" is no parameter of the model, so its gradient cannot be spread over ranks", g->outputs.at[i].name);
+      return zg_error(ZG_INVALID,
+                      "\"%s\" is no parameter of the model, so its gradient cannot be spread over ranks",
+                      g->outputs.at[i].name);
   if (!zg_find_output(g, ZG_OUT_GRAD, NULL))
     return zg_error(ZG_INVALID, "no parameter is trainable; see `zgraph inspect` and the `trainable:` key");
   return NULL;

@@ -1,16 +1,21 @@
-// What a rank holds at rest and what it sends per update are what the table in zero/zero.h says, to the byte; the plan alone, for
-// any number of ranks, without a device.
+// What a rank holds at rest and what it sends per update are what the table in zero/zero.h says, to the byte;
+// the plan alone, for any number of ranks, without a device.
 #include "sim.h"
 
-typedef struct { uint64_t params, padded, frozen, frozen_shards, shards; } sizes;   // elements
+typedef struct {
+  uint64_t params, padded, frozen, frozen_shards, shards;
+} sizes;  // elements
 
 static sizes sizes_of(const zg_session *s, uint64_t n) {
   sizes z = {0};
   for (size_t i = 0; i < s->graph->nodes.n; i++) {
     const zg_node *x = &s->graph->nodes.at[i];
-    if (x->op != &zg_op_param || !zg_sched_find_buf(zg_session_sched(s), ((const zg_param_attr *)x->attr)->name)) continue;
+    if (x->op != &zg_op_param ||
+        !zg_sched_find_buf(zg_session_sched(s), ((const zg_param_attr *)x->attr)->name))
+      continue;
     const zg_param_attr *a = x->attr;
-    const uint64_t elems = (uint64_t)zg_elems(&a->type), shard = (elems + n - 1) / n, size = zg_dtype_bytes(a->type.dtype);
+    const uint64_t elems = (uint64_t)zg_elems(&a->type), shard = (elems + n - 1) / n,
+                   size = zg_dtype_bytes(a->type.dtype);
     if (a->role == ZG_ROLE_TRAINABLE) {
       z.params += elems;
       z.shards += shard;
@@ -39,11 +44,13 @@ START_TEST(bytes_at_rest) {
   const uint64_t n = worlds[_i];
   for (uint32_t stage = 0; stage < 4; stage++) {
     const char *sets[] = {"optimizer.type=adamw"};
-    sim_options o = {.model = "hf_gpt2_raw", .n = (uint32_t)n, .stage = stage, .k = 1, .sets = sets, .n_sets = 1};
+    sim_options o = {
+        .model = "hf_gpt2_raw", .n = (uint32_t)n, .stage = stage, .k = 1, .sets = sets, .n_sets = 1};
     zg_config *cfg;
     zg_session *s = plan(&o, &cfg);
     const sizes z = sizes_of(s, n);
-    const uint64_t params[] = {4 * z.params + z.frozen, 4 * z.padded + z.frozen, 4 * z.padded + z.frozen, 4 * z.shards + z.frozen_shards};
+    const uint64_t params[] = {4 * z.params + z.frozen, 4 * z.padded + z.frozen, 4 * z.padded + z.frozen,
+                               4 * z.shards + z.frozen_shards};
     const uint64_t grads[] = {4 * z.padded, 4 * z.padded, 4 * z.shards, 4 * z.shards};
     const uint64_t states[] = {8 * z.params, 8 * z.shards, 8 * z.shards, 8 * z.shards};
     const zg_zero_formula f = zg_zero_formula_of(s->zero, zg_session_sched(s));
@@ -62,7 +69,8 @@ START_TEST(bytes_at_rest) {
 }
 END_TEST
 
-static void check_sent(const char *model, uint64_t n, int64_t k, const char *distance, const char *persistence, bool exact3, uint64_t factor3) {
+static void check_sent(const char *model, uint64_t n, int64_t k, const char *distance,
+                       const char *persistence, bool exact3, uint64_t factor3) {
   for (uint32_t stage = 0; stage < 4; stage++) {
     const char *sets[] = {distance, persistence};
     sim_options o = {.model = model, .n = (uint32_t)n, .stage = stage, .k = k, .sets = sets, .n_sets = 2};
@@ -84,13 +92,18 @@ static void check_sent(const char *model, uint64_t n, int64_t k, const char *dis
 
 START_TEST(bytes_sent) {
   const uint64_t n = worlds[_i];
-  // No tensor stays gathered from forward to backward: at most 3 k P, less what backward does not read (biases).
-  check_sent("hf_gpt2_raw", n, 1, "zero.stage3_max_reuse_distance=0", "zero.stage3_param_persistence_threshold=0", false, 3);
-  check_sent("hf_gpt2_raw", n, 3, "zero.stage3_max_reuse_distance=0", "zero.stage3_param_persistence_threshold=0", false, 9);
+  // No tensor stays gathered from forward to backward: at most 3 k P, less what backward does not read
+  // (biases).
+  check_sent("hf_gpt2_raw", n, 1, "zero.stage3_max_reuse_distance=0",
+             "zero.stage3_param_persistence_threshold=0", false, 3);
+  check_sent("hf_gpt2_raw", n, 3, "zero.stage3_max_reuse_distance=0",
+             "zero.stage3_param_persistence_threshold=0", false, 9);
   // All stay gathered from forward to backward, in every micro-step: 2 k P.
-  check_sent("torch_mlp_digits", n, 3, "zero.stage3_max_reuse_distance=1000000000", "zero.stage3_param_persistence_threshold=0", true, 6);
+  check_sent("torch_mlp_digits", n, 3, "zero.stage3_max_reuse_distance=1000000000",
+             "zero.stage3_param_persistence_threshold=0", true, 6);
   // All stay gathered for good: (k + 1) P.
-  check_sent("torch_mlp_digits", n, 3, "zero.stage3_max_reuse_distance=0", "zero.stage3_param_persistence_threshold=1000000000", true, 4);
+  check_sent("torch_mlp_digits", n, 3, "zero.stage3_max_reuse_distance=0",
+             "zero.stage3_param_persistence_threshold=1000000000", true, 4);
 }
 END_TEST
 

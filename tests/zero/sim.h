@@ -1,6 +1,6 @@
-// N ranks in one thread: their schedules are walked step by step together, collectives done by plain copies and sums in rank
-// order. What it can do that real ranks cannot: fill released buffers with NaN, and put off every step of the communication
-// stream until something waits for it.
+// N ranks in one thread: their schedules are walked step by step together, collectives done by plain copies
+// and sums in rank order. What it can do that real ranks cannot: fill released buffers with NaN, and put off
+// every step of the communication stream until something waits for it.
 #pragma once
 #include <check.h>
 #include <math.h>
@@ -17,21 +17,32 @@ typedef struct {
   uint64_t samples, step;
   int64_t k;
   bool poison, late;
-  uint64_t sent;                    // bytes sent by rank 0, without "@..." buffers and broadcasts
+  uint64_t sent;  // bytes sent by rank 0, without "@..." buffers and broadcasts
   double grad_norm;
 } sim;
 
-typedef struct { const char *model; uint32_t n, stage; int64_t k; const char *const *sets; size_t n_sets; } sim_options;
+typedef struct {
+  const char *model;
+  uint32_t n, stage;
+  int64_t k;
+  const char *const *sets;
+  size_t n_sets;
+} sim_options;
 
 static inline void sim_must(zg_status s, const char *what) {
   if (!s) return;
   ck_abort_msg("%s: %s (%s)", what, zg_status_message(s), zg_status_place(s));
 }
 
-static const struct { const char *name, *loss, *optimizer; } sim_models[] = {
-    {"hf_gpt2_raw", "{kind: cross_entropy, logits: logits, labels: labels, shift: true}", "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
-    {"hf_llama_tiny", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
-    {"torch_resnet_small", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: sgd, lr: 0.01, momentum: 0.9}"},
+static const struct {
+  const char *name, *loss, *optimizer;
+} sim_models[] = {
+    {"hf_gpt2_raw", "{kind: cross_entropy, logits: logits, labels: labels, shift: true}",
+     "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
+    {"hf_llama_tiny", "{kind: cross_entropy, logits: logits, labels: labels}",
+     "{type: adamw, lr: 1.0e-3, weight_decay: 0.01}"},
+    {"torch_resnet_small", "{kind: cross_entropy, logits: logits, labels: labels}",
+     "{type: sgd, lr: 0.01, momentum: 0.9}"},
     {"torch_mlp_digits", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: lion, lr: 1.0e-3}"},
     {"torch_lstm_lm", "{kind: cross_entropy, logits: logits, labels: labels}", "{type: adagrad, lr: 0.01}"},
 };
@@ -47,7 +58,9 @@ static inline zg_config *sim_config(const sim_options *o) {
   zg_str_add(&text[1], "data.train={path: %s/%s/data.npz, format: batches, shuffle: false}", zoo, o->model);
   zg_str_add(&text[2], "loss=%s", sim_models[m].loss);
   zg_str_add(&text[3], "optimizer=%s", sim_models[m].optimizer);
-  zg_str_add(&text[4], "training={steps: 8, seed: 1, gradient_clipping: 0.5, gradient_accumulation_steps: %lld}", (long long)o->k);
+  zg_str_add(&text[4],
+             "training={steps: 8, seed: 1, gradient_clipping: 0.5, gradient_accumulation_steps: %lld}",
+             (long long)o->k);
   zg_str_add(&text[5], "zero.stage=%u", o->stage);
   zg_str_add(&text[6], "threads=1");
   zg_str_add(&text[7], "zero.stage3_param_persistence_threshold=0");
@@ -73,18 +86,22 @@ static inline void sim_close(sim *s) {
   zg_config_free(s->cfg);
 }
 
-// ---- collectives --------------------------------------------------------------------------------------------------
+// ---- collectives
+// --------------------------------------------------------------------------------------------------
 
 static inline void *sim_read(sim *s, uint32_t r, uint32_t buf, int64_t at, int64_t n) {
   const uint32_t size = zg_dtype_bytes(zg_session_sched(s->rank[r])->bufs.at[buf].dtype);
   void *p = zg_alloc((size_t)n * size + 1);
-  sim_must(s->rank[r]->device->vt->read(s->rank[r]->program, buf, (uint64_t)at * size, p, (uint64_t)n * size), "read");
+  sim_must(s->rank[r]->device->vt->read(s->rank[r]->program, buf, (uint64_t)at * size, p, (uint64_t)n * size),
+           "read");
   return p;
 }
 
 static inline void sim_write(sim *s, uint32_t r, uint32_t buf, int64_t at, const void *p, int64_t n) {
   const uint32_t size = zg_dtype_bytes(zg_session_sched(s->rank[r])->bufs.at[buf].dtype);
-  sim_must(s->rank[r]->device->vt->write(s->rank[r]->program, buf, (uint64_t)at * size, p, (uint64_t)n * size), "write");
+  sim_must(
+      s->rank[r]->device->vt->write(s->rank[r]->program, buf, (uint64_t)at * size, p, (uint64_t)n * size),
+      "write");
 }
 
 static inline float *sim_sum(sim *s, const zg_step *const *p, uint32_t which, int64_t at, int64_t n) {
@@ -130,7 +147,8 @@ static inline void sim_collective(sim *s, const zg_step *const *p) {
   if (d->bufs.at[p[0]->a].name[0] != '@') s->sent += sent;
 }
 
-// ---- steps --------------------------------------------------------------------------------------------------------
+// ---- steps
+// --------------------------------------------------------------------------------------------------------
 
 // NaN into a released buffer, where no buffer that is still alive has taken its place.
 static inline void sim_poison(sim *s, uint32_t r, uint32_t buf, uint32_t at, const zg_live_range *live) {
@@ -138,7 +156,9 @@ static inline void sim_poison(sim *s, uint32_t r, uint32_t buf, uint32_t at, con
   const zg_buf *b = &d->bufs.at[buf];
   for (uint32_t o = 1; o < d->bufs.n; o++) {
     const zg_buf *x = &d->bufs.at[o];
-    if (o == buf || x->space != b->space || live[o].first == UINT32_MAX || live[o].first > at || live[o].last < at) continue;
+    if (o == buf || x->space != b->space || live[o].first == UINT32_MAX || live[o].first > at ||
+        live[o].last < at)
+      continue;
     if (x->offset < b->offset + b->bytes && b->offset < x->offset + x->bytes) return;
   }
   void *bad = zg_alloc(b->bytes + 1);
@@ -148,7 +168,8 @@ static inline void sim_poison(sim *s, uint32_t r, uint32_t buf, uint32_t at, con
 }
 
 static inline zg_rand_state sim_random(const sim *s, int64_t micro) {
-  return (zg_rand_state){{(uint32_t)s->cfg->training.seed, 0}, (uint32_t)(s->step * (uint64_t)s->k + (uint64_t)micro)};
+  return (zg_rand_state){{(uint32_t)s->cfg->training.seed, 0},
+                         (uint32_t)(s->step * (uint64_t)s->k + (uint64_t)micro)};
 }
 
 static inline void sim_one(sim *s, uint32_t i, zg_rand_state rand, zg_live_range *const *live) {
@@ -157,7 +178,8 @@ static inline void sim_one(sim *s, uint32_t i, zg_rand_state rand, zg_live_range
   for (uint32_t r = 1; r < s->n; r++) ck_assert_int_eq(p[r]->kind, p[0]->kind);
   switch (p[0]->kind) {
     case ZG_STEP_KERNEL:
-      for (uint32_t r = 0; r < s->n; r++) sim_must(s->rank[r]->device->vt->run_kernel(s->rank[r]->program, p[r]->kernel, rand), "kernel");
+      for (uint32_t r = 0; r < s->n; r++)
+        sim_must(s->rank[r]->device->vt->run_kernel(s->rank[r]->program, p[r]->kernel, rand), "kernel");
       break;
     case ZG_STEP_GATHER:
     case ZG_STEP_REDUCE_SCATTER:
@@ -221,9 +243,12 @@ static inline double sim_update(sim *s) {
       sim_must(zg_session_set(s->rank[r], "@first_micro", m == 0), "first");
       sim_must(zg_session_feed(s->rank[r], s->rank[r]->train, s->samples), "feed");
     }
-    const char *segment = alone && s->k == 1 ? "step" : m == s->k - 1 && zg_sched_find_segment(d, "micro_last") ? "micro_last" : "micro";
+    const char *segment = alone && s->k == 1                                        ? "step"
+                          : m == s->k - 1 && zg_sched_find_segment(d, "micro_last") ? "micro_last"
+                                                                                    : "micro";
     sim_segment(s, segment, m);
-    if (alone) sim_must(zg_session_scalar(s->rank[0], segment, ZG_OUT_LOSS, NULL, &loss), "loss"), sum += loss;
+    if (alone)
+      sim_must(zg_session_scalar(s->rank[0], segment, ZG_OUT_LOSS, NULL, &loss), "loss"), sum += loss;
     s->samples += s->n;
   }
   if (!alone || s->k > 1) sim_segment(s, "update", 0);
@@ -234,7 +259,8 @@ static inline double sim_update(sim *s) {
   return loss;
 }
 
-// All trained tensors, one behind the other, put together from what the ranks answer for; *out_n elements. zg_free it.
+// All trained tensors, one behind the other, put together from what the ranks answer for; *out_n elements.
+// zg_free it.
 static inline float *sim_params(sim *s, int64_t *out_n) {
   float *all = NULL;
   int64_t n = 0;

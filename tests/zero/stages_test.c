@@ -1,8 +1,13 @@
-// Stages 0 to 3 give the same bits: losses and final parameters, for ranks that divide the tensors and ranks that do not.
+// Stages 0 to 3 give the same bits: losses and final parameters, for ranks that divide the tensors and ranks
+// that do not.
 #include "sim.h"
 
 enum { STEPS = 3 };
-typedef struct { double loss[STEPS], norm[STEPS]; float *params; int64_t n; } result;
+typedef struct {
+  double loss[STEPS], norm[STEPS];
+  float *params;
+  int64_t n;
+} result;
 
 static result train(const sim_options *o, bool poison, bool late) {
   result r = {0};
@@ -23,12 +28,14 @@ static void same_bits(const result *a, const result *b, const char *what) {
   }
   ck_assert_int_eq(a->n, b->n);
   for (int64_t i = 0; i < a->n; i++)
-    ck_assert_msg(!memcmp(&a->params[i], &b->params[i], 4), "%s: parameter element %lld: %.9g and %.9g", what, (long long)i, (double)a->params[i], (double)b->params[i]);
+    ck_assert_msg(!memcmp(&a->params[i], &b->params[i], 4), "%s: parameter element %lld: %.9g and %.9g", what,
+                  (long long)i, (double)a->params[i], (double)b->params[i]);
 }
 
 static void near(const result *a, const result *b, double tolerance, const char *what) {
   for (int i = 0; i < STEPS; i++)
-    ck_assert_msg(fabs(a->loss[i] - b->loss[i]) <= tolerance * fabs(a->loss[i]), "%s: loss %d: %.9g and %.9g", what, i, a->loss[i], b->loss[i]);
+    ck_assert_msg(fabs(a->loss[i] - b->loss[i]) <= tolerance * fabs(a->loss[i]), "%s: loss %d: %.9g and %.9g",
+                  what, i, a->loss[i], b->loss[i]);
 }
 
 static void stages_agree(const char *model, uint32_t n, int64_t k) {
@@ -41,7 +48,8 @@ static void stages_agree(const char *model, uint32_t n, int64_t k) {
     o.stage = stage;
     at[stage] = train(&o, true, true);
     snprintf(what, sizeof what, "%s, %u ranks, k = %lld, stage %u", model, n, (long long)k, stage);
-    // Batch statistics are each rank's own in any case, so nothing else differs from one rank than the order of sums.
+    // Batch statistics are each rank's own in any case, so nothing else differs from one rank than the order
+    // of sums.
     near(&alone, &at[stage], 1e-6, what);
     const uint32_t like = k == 1 ? 0 : stage < 2 ? 0 : 2;
     if (stage) same_bits(&at[like], &at[stage], what);
@@ -59,8 +67,13 @@ END_TEST
 START_TEST(three_micro_steps) { stages_agree(model, ranks[_i], 3); }
 END_TEST
 
-// Ways to run a stage that may not change a bit: prefetch and overlap off, offload, tensors kept whole or gathered.
-static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[] = {
+// Ways to run a stage that may not change a bit: prefetch and overlap off, offload, tensors kept whole or
+// gathered.
+static const struct {
+  uint32_t stage;
+  const char *sets[3];
+  size_t n;
+} variants[] = {
     {3, {"zero.overlap_comm=false"}, 1},
     {3, {"zero.stage3_prefetch_bucket_size=0"}, 1},
     {3, {"zero.stage3_max_live_parameters=1"}, 1},
@@ -72,7 +85,10 @@ static const struct { uint32_t stage; const char *sets[3]; size_t n; } variants[
     {3, {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu", "zero.overlap_comm=false"}, 3},
     {3, {"zero.offload_param.device=cpu", "zero.stage3_max_reuse_distance=1000000000"}, 2},
     {3, {"zero.offload_optimizer.device=cpu", "zero.offload_optimizer.ratio=0.4"}, 2},
-    {3, {"zero.offload_optimizer={device: nvme, nvme_path: /tmp}", "zero.offload_param={device: nvme, nvme_path: /tmp}"}, 2},
+    {3,
+     {"zero.offload_optimizer={device: nvme, nvme_path: /tmp}",
+      "zero.offload_param={device: nvme, nvme_path: /tmp}"},
+     2},
     {2, {"mixed_precision=bf16"}, 1},
     {3, {"mixed_precision=bf16"}, 1},
     {3, {"mixed_precision=bf16", "zero.stage3_max_reuse_distance=20000"}, 2},
@@ -119,14 +135,15 @@ START_TEST(offload_saves_memory) {
     device[i] = 0;
     for (uint32_t b = 1; b < d->bufs.n; b++) {
       const zg_buf *x = &d->bufs.at[b];
-      const bool state = x->persistent && x->name[0] != '@' && (x->role == ZG_BUF_OPTIMIZER || x->role == ZG_BUF_PARAM);
+      const bool state =
+          x->persistent && x->name[0] != '@' && (x->role == ZG_BUF_OPTIMIZER || x->role == ZG_BUF_PARAM);
       if (state && x->space == ZG_SPACE_DEVICE) device[i] += x->bytes;
     }
     ck_assert((d->arena_bytes[ZG_SPACE_HOST] > 0) == (i == 1));
     sim_close(&s);
   }
   ck_assert_uint_gt(device[0], 0);
-  ck_assert_uint_le(device[1], 4096);   // running statistics stay
+  ck_assert_uint_le(device[1], 4096);  // running statistics stay
 }
 END_TEST
 
@@ -135,7 +152,8 @@ int main(int argc, char **argv) {
   Suite *s = suite_create("zero_stages");
   TCase *t = tcase_create(model);
   tcase_set_timeout(t, 120);
-  const int n = argc > 2 ? atoi(argv[2]) : (int)ZG_COUNT(ranks);   // the first n counts of ranks; 0: the variants instead
+  const int n = argc > 2 ? atoi(argv[2])
+                         : (int)ZG_COUNT(ranks);  // the first n counts of ranks; 0: the variants instead
   if (n > 0) tcase_add_loop_test(t, one_micro_step, 0, n);
   if (n > 0) tcase_add_loop_test(t, three_micro_steps, 0, n);
   if (n == 0) tcase_add_loop_test(t, variants_agree, 0, ZG_COUNT(variants));

@@ -1,4 +1,5 @@
-// Training through the communicator's in-process ranks, one thread each: the whole trainer, checkpoints included.
+// Training through the communicator's in-process ranks, one thread each: the whole trainer, checkpoints
+// included.
 #include <pthread.h>
 #include <unistd.h>
 
@@ -6,7 +7,12 @@
 #include "sim.h"
 #include "train/trainer.h"
 
-typedef struct { const zg_config *cfg; zg_train_options o; zg_train_result r; zg_status status; } job;
+typedef struct {
+  const zg_config *cfg;
+  zg_train_options o;
+  zg_train_result r;
+  zg_status status;
+} job;
 
 static void *run_rank(void *arg) {
   job *j = arg;
@@ -15,15 +21,21 @@ static void *run_rank(void *arg) {
 }
 
 static char folder[64];
-static void in_folder(zg_str *s, const char *name) { zg_str_add(s, "training.output_dir=%s/%s", folder, name); }
+static void in_folder(zg_str *s, const char *name) {
+  zg_str_add(s, "training.output_dir=%s/%s", folder, name);
+}
 
-// Trains `steps` updates on n ranks into folder/name. Returns the last loss; *sent, if given: the bytes rank 0 sent.
-static double train(const char *model, uint32_t n, uint32_t stage, int64_t k, int64_t steps, const char *name, const char *resume, uint64_t *sent) {
+// Trains `steps` updates on n ranks into folder/name. Returns the last loss; *sent, if given: the bytes rank
+// 0 sent.
+static double train(const char *model, uint32_t n, uint32_t stage, int64_t k, int64_t steps, const char *name,
+                    const char *resume, uint64_t *sent) {
   zg_str dir = {0}, count = {0};
   in_folder(&dir, name);
   zg_str_add(&count, "training.steps=%lld", (long long)steps);
-  const char *sets[] = {dir.at, count.at, "optimizer={type: adamw, lr: 1.0e-3}", "training.save_every=2", "training.keep=0"};
-  const sim_options o = {.model = model, .n = n, .stage = stage, .k = k, .sets = sets, .n_sets = ZG_COUNT(sets)};
+  const char *sets[] = {dir.at, count.at, "optimizer={type: adamw, lr: 1.0e-3}", "training.save_every=2",
+                        "training.keep=0"};
+  const sim_options o = {
+      .model = model, .n = n, .stage = stage, .k = k, .sets = sets, .n_sets = ZG_COUNT(sets)};
   zg_config *cfg = sim_config(&o);
   zg_comm *comm[SIM_MAX] = {NULL};
   job jobs[SIM_MAX];
@@ -65,7 +77,7 @@ static double difference(const char *name, const char *other) {
     if (x->type.dtype != ZG_F32) continue;
     sim_must(zg_onnx_tensor_bytes(m[0], t, &a), "tensor");
     sim_must(zg_onnx_tensor_bytes(m[1], t, &b), "tensor");
-    for (int64_t i = 0; i < zg_elems(&x->type); i++) {   // where the file has them, perhaps unaligned
+    for (int64_t i = 0; i < zg_elems(&x->type); i++) {  // where the file has them, perhaps unaligned
       float u, v;
       memcpy(&u, (const char *)a + i * 4, 4);
       memcpy(&v, (const char *)b + i * 4, 4);
@@ -81,7 +93,8 @@ static const char *const models[] = {"torch_mlp_digits", "torch_resnet_small", "
 START_TEST(stages_agree) {
   static const char *const names[] = {"s0", "s1", "s2", "s3"};
   double loss[4];
-  for (uint32_t stage = 0; stage < 4; stage++) loss[stage] = train(models[_i], 3, stage, 1, 3, names[stage], NULL, NULL);
+  for (uint32_t stage = 0; stage < 4; stage++)
+    loss[stage] = train(models[_i], 3, stage, 1, 3, names[stage], NULL, NULL);
   for (int stage = 1; stage < 4; stage++) {
     ck_assert_msg(loss[stage] == loss[0], "stage %d: %.9g, stage 0: %.9g", stage, loss[stage], loss[0]);
     ck_assert_msg(difference(names[stage], "s0") == 0, "stage %d gives another model than stage 0", stage);
@@ -110,10 +123,12 @@ START_TEST(sent_as_planned) {
 END_TEST
 
 enum { N_WAYS = 6 };
-// Saved on one count of ranks in one stage, resumed on another: as if the new ones had trained on from that state, which is what
-// each of them gives. 1 <-> 2 <-> 3 <-> 4.
+// Saved on one count of ranks in one stage, resumed on another: as if the new ones had trained on from that
+// state, which is what each of them gives. 1 <-> 2 <-> 3 <-> 4.
 START_TEST(resumes_on_other_ranks) {
-  static const struct { uint32_t from, from_stage, to, to_stage; } ways[N_WAYS] = {{1, 0, 2, 2}, {2, 3, 4, 1}, {4, 2, 3, 3}, {3, 1, 1, 0}, {2, 2, 2, 3}, {3, 3, 3, 1}};
+  static const struct {
+    uint32_t from, from_stage, to, to_stage;
+  } ways[N_WAYS] = {{1, 0, 2, 2}, {2, 3, 4, 1}, {4, 2, 3, 3}, {3, 1, 1, 0}, {2, 2, 2, 3}, {3, 3, 3, 1}};
   zg_str at = {0};
   char first[16];
   snprintf(first, sizeof first, "first%d", _i);
@@ -121,8 +136,10 @@ START_TEST(resumes_on_other_ranks) {
   train("hf_gpt2_raw", ways[_i].from, ways[_i].from_stage, 1, 4, first, NULL, NULL);
   const double a = train("hf_gpt2_raw", ways[_i].to, ways[_i].to_stage, 1, 4, "a", at.at, NULL);
   const double b = train("hf_gpt2_raw", ways[_i].to, 0, 1, 4, "b", at.at, NULL);
-  ck_assert_msg(a == b && difference("a", "b") == 0, "resumed in stage %u: %.9g, in stage 0: %.9g", ways[_i].to_stage, a, b);
-  if (ways[_i].from == ways[_i].to) ck_assert_msg(difference("a", first) == 0, "the resumed run differs from the one that was not stopped");
+  ck_assert_msg(a == b && difference("a", "b") == 0, "resumed in stage %u: %.9g, in stage 0: %.9g",
+                ways[_i].to_stage, a, b);
+  if (ways[_i].from == ways[_i].to)
+    ck_assert_msg(difference("a", first) == 0, "the resumed run differs from the one that was not stopped");
   zg_str_fini(&at);
 }
 END_TEST
