@@ -193,6 +193,30 @@ static uint64_t all_partials(const zg__space *s, uint64_t n) {
   return at;
 }
 
+// May a row-level result take a row-level operand's memory? It would change it under the other blocks of the
+// row. Which buffers share memory is planned later, so whatever may is taken to.
+static bool row_alias(const zg__space *s) {
+  for (uint32_t o = 0; o < s->d->n_inst; o++) {
+    const zg_inst *st = &s->d->inst[o];
+    if (st->kind != ZG_I_STORE || zg__space_elem(s, st)) continue;
+    for (uint32_t a = s->k->n_out; a < s->k->n_args; a++)
+      if (s->k->args[a].buf == s->k->args[st->b].buf || zg_loop_may_alias(s->k, st->b, a)) return true;
+  }
+  return false;
+}
+
+// Reductions of phase q again, from the partials.
+static void put_split_reduce(const zg__space *s, zg_str *out, uint32_t q, uint32_t chunks) {
+  for (uint32_t i = 0; i < s->d->n_inst; i++) {
+    if (!is_reduction(s, i, q)) continue;
+    zg_str_add(out, "%s a%u = threadIdx.x < %uu ? a.w%u[row * %uu + threadIdx.x] : ",
+               zg__cls_type((zg_cls)s->d->inst[i].cls), i, chunks, i, chunks);
+    zg__loop_identity(out, &s->d->inst[i]);
+    zg_str_add(out, ";\n");
+  }
+  put_block_reduce(s, out, q, SPLIT_THREADS);
+}
+
 static zg_status emit_split_phase(const zg__space *s, uint32_t p, uint32_t chunks, zg__code *out) {
   const uint64_t rows = (uint64_t)s->size[ZG__AT_OUTER], cols = (uint64_t)s->size[ZG__AT_INNER];
   const uint64_t chunk = zg_round_up((cols + chunks - 1) / chunks, s->vec);
@@ -206,14 +230,7 @@ static zg_status emit_split_phase(const zg__space *s, uint32_t p, uint32_t chunk
   zg__loop_indices(s, &d.body, ZG__AT_OUTER, "row");
   for (uint32_t q = 0; q < p; q++) {
     zg__loop_row_code(s, &d.body, q, NULL);
-    for (uint32_t i = 0; i < s->d->n_inst; i++) {
-      if (!is_reduction(s, i, q)) continue;
-      zg_str_add(&d.body, "%s a%u = threadIdx.x < %uu ? a.w%u[row * %uu + threadIdx.x] : ",
-                 zg__cls_type((zg_cls)s->d->inst[i].cls), i, chunks, i, chunks);
-      zg__loop_identity(&d.body, &s->d->inst[i]);
-      zg_str_add(&d.body, ";\n");
-    }
-    put_block_reduce(s, &d.body, q, SPLIT_THREADS);
+    put_split_reduce(s, &d.body, q, chunks);
   }
   zg__loop_row_code(s, &d.body, p, NULL);
   zg_str_add(&d.body,
@@ -225,27 +242,32 @@ static zg_status emit_split_phase(const zg__space *s, uint32_t p, uint32_t chunk
   for (uint32_t i = 0; i < s->d->n_inst; i++)
     if (is_reduction(s, i, p))
       zg_str_add(&d.body, "if (threadIdx.x == 0) a.w%u[row * %uu + chunk] = r%u;\n", i, chunks, i);
-  put_row_stores(s, &d.body, p, "threadIdx.x == 0 && chunk == 0", "zg_sync();\n");
+  if (!row_alias(s)) put_row_stores(s, &d.body, p, "threadIdx.x == 0 && chunk == 0", "zg_sync();\n");
   zg_str_add(&d.body, "(void)begin; (void)end;\n}");
   return zg__draft_launch(&d, out, rows, loops ? chunks : 1, SPLIT_THREADS, 0);
 }
 
-// A row-level result that takes a row-level operand's place would change it under the other blocks of the
-// row.
-static bool row_alias(const zg__space *s) {
-  for (uint32_t o = 0; o < s->d->n_inst; o++) {
-    const zg_inst *st = &s->d->inst[o];
-    if (st->kind != ZG_I_STORE || zg__space_elem(s, st)) continue;
-    for (uint32_t a = s->k->n_out; a < s->k->n_args; a++)
-      if (s->k->args[a].buf == s->k->args[st->b].buf) return true;
+// Row-level results, in a launch of their own after all blocks have read what they may overwrite.
+static zg_status emit_split_stores(const zg__space *s, uint32_t chunks, zg__code *out) {
+  const uint64_t rows = (uint64_t)s->size[ZG__AT_OUTER];
+  zg__draft d = {0};
+  zg__loop_params(s, &d);
+  add_partials(s, &d, 0, s->n_phases, rows * chunks);
+  zg_str_add(&d.body, "{\nconst unsigned row = blockIdx.x;\n");
+  zg__loop_indices(s, &d.body, ZG__AT_OUTER, "row");
+  for (uint32_t p = 0; p < s->n_phases; p++) {
+    zg__loop_row_code(s, &d.body, p, NULL);
+    put_split_reduce(s, &d.body, p, chunks);
+    put_row_stores(s, &d.body, p, "threadIdx.x == 0", "zg_sync();\n");
   }
-  return false;
+  zg_str_add(&d.body, "}");
+  return zg__draft_launch(&d, out, rows, 1, SPLIT_THREADS, 0);
 }
 
 static zg_status emit_split(const zg__space *s, uint32_t chunks, zg__code *out) {
   out->workspace = all_partials(s, (uint64_t)s->size[ZG__AT_OUTER] * chunks);
   for (uint32_t p = 0; p < s->n_phases; p++) ZG_TRY(emit_split_phase(s, p, chunks, out));
-  return NULL;
+  return row_alias(s) ? emit_split_stores(s, chunks, out) : NULL;
 }
 
 static zg_status emit_rows(const zg__space *s, const zg__target *t, zg__code *out) {
@@ -254,7 +276,7 @@ static zg_status emit_rows(const zg__space *s, const zg__target *t, zg__code *ou
   const uint64_t enough = 2 * (uint64_t)ZG_MAX(t->sms, 1);  // blocks that fill the device
   if (vectors <= 128 || (rows >= 16 * enough && vectors <= 256))
     return emit_group(s, pow2_at_least(vectors, 32), out);
-  if (rows < enough && vectors >= 8 * SPLIT_THREADS && !row_alias(s)) {
+  if (rows < enough && vectors >= 8 * SPLIT_THREADS) {
     const uint64_t want = ZG_MIN((enough + rows - 1) / rows, vectors / (4 * SPLIT_THREADS));
     if (want > 1) return emit_split(s, (uint32_t)ZG_MIN(want, (uint64_t)MAX_CHUNKS), out);
   }

@@ -25,7 +25,7 @@ void zg__loop_indices(const zg__space *s, zg_str *out, zg__group g, const char *
   const char *type = s->wide ? "zg_i64" : "int";
   int64_t block = s->size[g];
   for (uint32_t r = s->first[g]; r < s->first[g + 1]; r++) {
-    block /= s->dim[r];
+    block = s->dim[r] ? block / s->dim[r] : 0;  // reductions over nothing
     zg_str_add(out, "const %s i%u = (%s)(%s", type, r, type, from);
     if (block > 1) zg_str_add(out, " / %lldu", (long long)block);
     if (r > s->first[g]) zg_str_add(out, " %% %lldu", (long long)s->dim[r]);
