@@ -53,6 +53,11 @@ CUresult zg_emu_leave_call(CUresult r);
 // Opens device memory for the emulator's own work; calls nest. Inside, illegal accesses by kernels fault.
 void zg_emu_open_memory(void);
 void zg_emu_close_memory(void);
+void *zg_emu_copy_memory(void);  // all live device memory, to be freed
+void zg_emu_restore_memory(const void *copy);
+// Where device memory differs from a copy: the address, and *n bytes that differ from the first to the last;
+// NULL: nowhere.
+const void *zg_emu_find_difference(const void *copy, size_t *n);
 CUresult zg_emu_check_fences(void);  // bytes behind allocations that were written
 bool zg_emu_is_pinned(const void *p, size_t n);
 bool zg_emu_is_device(const void *p);

@@ -43,6 +43,7 @@ static struct {
   volatile int fault_signal;
   char problem[200];
   uint64_t random;
+  bool notes_sites, may_skip;
 } run;
 zg_emu_ctx zg_emu_context;
 static _Thread_local volatile sig_atomic_t armed;  // this thread runs a kernel
@@ -106,8 +107,31 @@ static int line_of(int site) { return site / 16; }
 
 // ---- barrier ------------------------------------------------------------------------------------------
 
+// ZG_EMU_SITES=file: barriers met are appended to it, once each, as "kernel line". ZG_EMU_SKIP="kernel line":
+// that barrier does nothing. A test can so remove every barrier in turn and see that something fails.
+static bool skipped(int site) {
+  const char *skip = getenv("ZG_EMU_SKIP"), *end = skip ? strchr(skip, ' ') : NULL;
+  size_t n = end ? (size_t)(end - skip) : 0;
+  return n && strlen(run.launch->name) == n && !memcmp(run.launch->name, skip, n) &&
+         atoi(end + 1) == line_of(site);
+}
+static void note_site(int site) {
+  static uint64_t seen[4096];  // open hash of (kernel, line)
+  uint64_t h = (uint64_t)line_of(site);
+  for (const char *c = run.launch->name; *c; c++) h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+  size_t at = (size_t)(h % 4096), tries = 0;
+  while (seen[at] && seen[at] != h && ++tries < 4096) at = (at + 1) % 4096;
+  FILE *f = seen[at] ? NULL : fopen(getenv("ZG_EMU_SITES"), "a");
+  if (!f) return;
+  seen[at] = h;
+  fprintf(f, "%s %d\n", run.launch->name, line_of(site));
+  fclose(f);
+}
+
 static int barrier(int site, int kind, int vote) {
   thread *t = &run.threads[run.current];
+  if (run.notes_sites) note_site(site);
+  if (run.may_skip && skipped(site)) return vote;
   if (run.waiting == 0) run.barrier_site = site, run.vote_sum = 0;
   if (site != run.barrier_site) {
     problem("thread %u waits at the barrier of line %d, others at that of line %d", run.current,
@@ -319,17 +343,18 @@ static void set_up(const zg_emu_launch *l, const void *args) {
     if (!run.random) run.random = (uint64_t)zg_emu_env("ZG_EMU_SEED", 1);
   }
   run.launch = l, run.args = args, run.problem[0] = 0;
+  run.notes_sites = getenv("ZG_EMU_SITES") != NULL, run.may_skip = getenv("ZG_EMU_SKIP") != NULL;
   run.n = l->block.x * l->block.y * l->block.z;
   zg_emu_context.block_dim = l->block, zg_emu_context.grid_dim = l->grid;
   zg_emu_context.barrier = barrier, zg_emu_context.meet = meet, zg_emu_context.trap = trap;
 }
 
-int zg_emu_run(const zg_emu_launch *l, const void *args) {
+int zg_emu_run(const zg_emu_launch *l, const void *args, int order) {
   stack_t old_stack;
   volatile int result = 0;
   set_up(l, args);
   arm(&old_stack);
-  if (sigsetjmp(run.escape, 1) == 0) run_grid(order_mode());
+  if (sigsetjmp(run.escape, 1) == 0) run_grid(order < 0 ? order_mode() : order);
   else {
     problem(run.fault_signal == SIGFPE ? "thread %u divides by zero"
                                        : "thread %u reads or writes illegal address %p",

@@ -17,5 +17,6 @@ extern zg_emu_ctx zg_emu_context;
 
 enum { ZG_EMU_THREADS_MAX = 1024 };
 // 0, or the CUresult of what went wrong (700 illegal address, 719 launch failed), with a message printed.
-int zg_emu_run(const zg_emu_launch *l, const void *args);
+// Order -1: ZG_EMU_ORDER's; 0 forward, 1 reversed, 2 random.
+int zg_emu_run(const zg_emu_launch *l, const void *args, int order);
 void zg_emu_reseed_threads(uint64_t seed);

@@ -124,6 +124,35 @@ CUresult zg_emu_check_fences(void) {
   return r;
 }
 
+// ---- copies of all memory --------------------------------------------------------------------------------
+
+static bool is_live_device(const block *b) { return !b->pinned && !b->freed; }
+void *zg_emu_copy_memory(void) {
+  size_t n = 0;
+  for (size_t i = 0; i < n_blocks; i++) n += is_live_device(&blocks[i]) ? blocks[i].n : 0;
+  char *copy = malloc(n + 1), *at = copy;
+  for (size_t i = 0; i < n_blocks; i++)
+    if (is_live_device(&blocks[i])) memcpy(at, blocks[i].at, blocks[i].n), at += blocks[i].n;
+  return copy;
+}
+void zg_emu_restore_memory(const void *copy) {
+  const char *at = copy;
+  for (size_t i = 0; i < n_blocks; i++)
+    if (is_live_device(&blocks[i])) memcpy(blocks[i].at, at, blocks[i].n), at += blocks[i].n;
+}
+const void *zg_emu_find_difference(const void *copy, size_t *n) {
+  const char *at = copy, *first = NULL, *last = NULL;
+  for (size_t i = 0; i < n_blocks; i++) {
+    if (!is_live_device(&blocks[i])) continue;
+    for (size_t k = 0; memcmp(at, blocks[i].at, blocks[i].n) && k < blocks[i].n; k++)
+      if (at[k] != blocks[i].at[k]) first = first ? first : blocks[i].at + k, last = blocks[i].at + k;
+    at += blocks[i].n;
+    if (first) break;
+  }
+  *n = first ? (size_t)(last - first) + 1 : 0;
+  return first;
+}
+
 // ---- calls --------------------------------------------------------------------------------------------
 
 extern int zg_emu_captures;  // graph.c; cuMemAlloc is refused while a stream of this process captures

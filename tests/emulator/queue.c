@@ -104,10 +104,34 @@ static CUresult fill(const op *o) {
   return CUDA_SUCCESS;
 }
 
+// ZG_EMU_RACES=1: a kernel runs forward and, from the same memory, reversed; what differs depends on the
+// order of threads.
+static CUresult run_kernel(const op *o) {
+  char text[120];
+  size_t n;
+  if (!zg_emu_env("ZG_EMU_RACES", 0)) return zg_emu_run(&o->launch, o->args, -1);
+  void *before = zg_emu_copy_memory();
+  CUresult r = zg_emu_run(&o->launch, o->args, 0);
+  void *after = zg_emu_copy_memory();
+  zg_emu_restore_memory(before);
+  if (!r) r = zg_emu_run(&o->launch, o->args, 1);
+  const void *at = r ? NULL : zg_emu_find_difference(after, &n);
+  if (at) {
+    zg_emu_say(
+        "kernel %s, grid (%u,%u,%u), block %u: the result depends on the order of threads: %zu bytes at %p: "
+        "%s",
+        o->name, o->launch.grid.x, o->launch.grid.y, o->launch.grid.z, o->launch.block.x, n, at,
+        zg_emu_describe(at, text, sizeof text));
+    r = CUDA_ERROR_LAUNCH_FAILED;
+  }
+  free(before), free(after);
+  return r;
+}
+
 zg_emu_result zg_emu_execute(op *o, CUresult *error) {
   *error = CUDA_SUCCESS;
   switch (o->kind) {
-    case OP_KERNEL: *error = zg_emu_run(&o->launch, o->args); break;
+    case OP_KERNEL: *error = run_kernel(o); break;
     case OP_COPY: *error = copy(o); break;
     case OP_FILL: *error = fill(o); break;
     case OP_MARK: break;
