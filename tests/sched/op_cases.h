@@ -15,7 +15,7 @@ typedef struct {
   const char *op, *name;
   zg_str *report;
   int failures;
-  bool float_only;  // what is compared as f64 has the accuracy of f32 (normals of devices, sched/loop.h)
+  double least_tol;   // of floats of any type: what they are computed from is no better
 } context;
 
 static void report(context *c, const char *fmt, ...) {
@@ -91,10 +91,8 @@ static void compare(context *c, const zg_sched_output *o, const void *got, const
     worst = isnan(a) || isnan(b) ? INFINITY : fmax(worst, fabs(a - b));
   }
   zg_dtype t = o->type.dtype;
-  double tol = !zg_dtype_is_float(t)           ? 0
-               : t == ZG_F64 && !c->float_only ? 1e-10
-               : zg_dtype_bytes(t) >= 4        ? 2e-5
-                                               : 2e-2;
+  double tol = t == ZG_F64 ? 1e-10 : t == ZG_F32 ? 2e-5 : 2e-2;
+  tol = zg_dtype_is_float(t) ? fmax(tol, c->least_tol) : 0;
   if (!(worst <= tol * fmax(1, scale)))
     report(c, "output \"%s\" differs by %.3g (largest value %.3g)", o->name, worst, scale);
 }
