@@ -3,13 +3,14 @@
 
 usage: count_tests.py BUILD/meson-logs/testlog.json
 
-A program of Check counts as many tests as its summary line says; any other test is one. Prints the failed and the skipped ones
-with their reason, then the line `N passed, N failed, N skipped`. Exit status 1 if a test failed or none ran.
+A program of Check counts as many tests as its summary line says (those of tests/conformance print one too); any other test is one.
+Prints the conformance counts, the failed and the skipped ones with their reason, then the line `N passed, N failed, N skipped`. Exit status 1 if a test failed or none ran.
 """
 import json
 import re
 import sys
 
+COUNTS = re.compile(r"^\S+: \d+ models (?:run|checked), .*$|^  (?:passed as|excluded:).*$", re.M)   # of tests/conformance
 SUMMARY = re.compile(r"^\d+%: Checks: (\d+), Failures: (\d+), Errors: (\d+)", re.M)
 
 
@@ -35,6 +36,8 @@ def main():
         print("no test ran: %s" % e)
     for row in rows:
         passed, failed, skipped = count(row)
+        for line in COUNTS.findall(row.get("stdout") or ""):
+            print(line)
         total = [total[0] + passed, total[1] + failed, total[2] + skipped]
         last = [line for line in (row.get("stdout") or "").splitlines() if line.strip()][-1:]
         if failed:
