@@ -1,5 +1,5 @@
-// The trainer's checkpoints. Tensors are whole in the files; a rank writes the elements that it answers for
-// (zero/zero.h) and reads the ones it holds, so any number of ranks in any stage reads what any other wrote.
+// The trainer's checkpoints. Tensors are whole in the files; a rank writes the elements that it answers for (zero/zero.h) and
+// reads the ones it holds, so any number of ranks in any stage reads what any other wrote.
 #include <math.h>
 #include <stdlib.h>
 
@@ -47,8 +47,7 @@ static zg_status meet(const trainer *t, const char *what) {
   return t->o->comm ? zg_comm_barrier(t->o->comm, what) : NULL;
 }
 
-// ---- writing
-// --------------------------------------------------------------------------------------------------------------
+// ---- writing --------------------------------------------------------------------------------------------------------------
 
 enum { PIECE = 1 << 20 };
 
@@ -118,8 +117,7 @@ out:
   return status;
 }
 
-// ---- reading
-// --------------------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------------------
 
 static zg_status read_tensor(trainer *t, const zg_safetensors *f, const char *folder, uint32_t buf,
                              const zg_zero_range *r) {

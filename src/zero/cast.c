@@ -1,7 +1,6 @@
-// Casting before gathering (stage 3): where kernels read a tensor only as rounded to fewer bits (mixed
-// precision), each rank rounds its shard once a micro-step and the ranks gather that: half the bytes sent,
-// and no rounded whole copy kept from forward to backward. The rounding is elementwise, so the result has the
-// same bits. Source: ZeRO-Infinity (Rajbhandari et al. 2021), section 5.
+// Casting before gathering (stage 3): where kernels read a tensor only as rounded to fewer bits (mixed precision), each rank rounds its
+// shard once a micro-step and the ranks gather that: half the bytes sent, and no rounded whole copy kept from forward to backward.
+// The rounding is elementwise, so the result has the same bits. Source: ZeRO-Infinity (Rajbhandari et al. 2021), section 5.
 #include "sched/loop.h"
 #include "zero/zero_priv.h"
 
@@ -33,8 +32,7 @@ static bool reads(const zg_kernel *k, uint32_t buf) {
   return false;
 }
 
-// The first cast of the tensor if all kernels of the segment that read it are casts of one kind; else
-// UINT32_MAX.
+// The first cast of the tensor if all kernels of the segment that read it are casts of one kind; else UINT32_MAX.
 static uint32_t find_casts(const zg_sched *s, const zg_segment *g, const zg_zero_part *p) {
   uint32_t first = UINT32_MAX;
   for (uint32_t i = g->first; i < g->first + g->n; i++) {

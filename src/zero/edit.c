@@ -48,8 +48,7 @@ void zg__edit_apply(zg__edit *e) {
 
 bool zg__is_micro(const zg_segment *g) { return !strcmp(g->name, "micro") || !strcmp(g->name, "micro_last"); }
 
-// ---- kernels
-// --------------------------------------------------------------------------------------------------------------
+// ---- kernels --------------------------------------------------------------------------------------------------------------
 
 zg_view zg__flat(uint32_t buf, zg_dtype t, int64_t offset, int64_t n) {
   return (zg_view){.buf = buf, .dtype = t, .rank = 1, .offset = offset, .dim = {n}, .stride = {1}};

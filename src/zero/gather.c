@@ -1,13 +1,10 @@
 // zero_gather (stage 3): a tensor that rests in shards is whole only while kernels read it.
-//   - for each use in the forward pass and each in the backward pass: gather before the first, release after
-//   the last, into a
+//   - for each use in the forward pass and each in the backward pass: gather before the first, release after the last, into a
 //     temporary buffer of its own, so that plan_memory gives its place to others in between
-//   - one gather for both where the way between them is short (max_reuse_distance: elements of other tensors
-//   gathered in
+//   - one gather for both where the way between them is short (max_reuse_distance: elements of other tensors gathered in
 //     between) and what is gathered at once stays within max_live
-// What is gathered is the shard as kernels read it: rounded first, where mixed precision rounds it anyway
-// (cast.c). Memory that is whole at rest (tensors below the persistence threshold, running statistics) is not
-// touched.
+// What is gathered is the shard as kernels read it: rounded first, where mixed precision rounds it anyway (cast.c).
+// Memory that is whole at rest (tensors below the persistence threshold, running statistics) is not touched.
 #include "zero/zero_priv.h"
 
 typedef struct {
@@ -75,8 +72,7 @@ static int64_t distance(const gatherer *q, const use *u) {
   return sum;
 }
 
-// Uses come in order of first use; the last ones of the forward pass, which the backward pass wants first,
-// are kept first.
+// Uses come in order of first use; the last ones of the forward pass, which the backward pass wants first, are kept first.
 static void choose_kept(gatherer *q) {
   const zg_zero_options *o = &q->z->o;
   int64_t live = 0;

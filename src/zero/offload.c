@@ -1,11 +1,9 @@
-// zero_offload: tensors that rest in host memory, or in a file, and are on the device only while a kernel or
-// a collective uses them.
-//   - optimizer states and master copies (stages 1 to 3): copied in before the update of their tensor, back
-//   after it
+// zero_offload: tensors that rest in host memory, or in a file, and are on the device only while a kernel or a collective uses them.
+//   - optimizer states and master copies (stages 1 to 3): copied in before the update of their tensor, back after it
 //   - parameter shards (stage 3): copied in before a gather, and around their update
-// A copy in stands right before its use; zero_overlap starts it ahead, on the copy stream, and lets copies
-// back end behind other kernels. Source: ZeRO-Offload (Ren et al. 2021), ZeRO-Infinity (Rajbhandari et al.
-// 2021), which move the optimizer itself to the host; here the update stays where the gradients are.
+// A copy in stands right before its use; zero_overlap starts it ahead, on the copy stream, and lets copies back end behind other
+// kernels. Source: ZeRO-Offload (Ren et al. 2021), ZeRO-Infinity (Rajbhandari et al. 2021), which move the optimizer itself to
+// the host; here the update stays where the gradients are.
 #include "zero/zero_priv.h"
 
 typedef struct {

@@ -1,23 +1,17 @@
 // zero_overlap: puts collectives on the communication stream, beside the kernels.
-//   - a gather of a tensor's shards starts ahead of its first use: as late as the cost model says it may
-//   (latency + bytes /
-//     bandwidth against the time of the kernels in between), as early as prefetch_bucket and max_live allow.
-//     Going backwards from the last gather, each must be over when its use or the next gather begins.
-//   - a reduction starts when its gradient is complete; what follows from it (accumulating the shard,
-//   releasing the whole) waits
-//     until the cost model has it finished, or something needs the result, or more than reduce_bucket
-//     elements are under way
-//   - copies from and to other memory likewise, on the copy stream; those of parameters stay in line with the
-//   gather that they feed
-//   - what a collective touches stays in place until the compute stream has waited for it: releases come
-//   after the wait
-// Both sides of each collective are ordered: it waits for a record of the compute stream at the point where
-// it was issued (its operand is written, the place of its result is free), and whoever needs the result waits
-// for its own record. The communication stream keeps the order of issue, the same on all ranks, so ranks
-// cannot block each other.
+//   - a gather of a tensor's shards starts ahead of its first use: as late as the cost model says it may (latency + bytes /
+//     bandwidth against the time of the kernels in between), as early as prefetch_bucket and max_live allow. Going backwards from
+//     the last gather, each must be over when its use or the next gather begins.
+//   - a reduction starts when its gradient is complete; what follows from it (accumulating the shard, releasing the whole) waits
+//     until the cost model has it finished, or something needs the result, or more than reduce_bucket elements are under way
+//   - copies from and to other memory likewise, on the copy stream; those of parameters stay in line with the gather that they feed
+//   - what a collective touches stays in place until the compute stream has waited for it: releases come after the wait
+// Both sides of each collective are ordered: it waits for a record of the compute stream at the point where it was issued (its
+// operand is written, the place of its result is free), and whoever needs the result waits for its own record. The communication
+// stream keeps the order of issue, the same on all ranks, so ranks cannot block each other.
 //
-// Why not on demand as run-time systems do: without knowing what comes next they prefetch by a recorded trace
-// of the step before, and give up when it changes.
+// Why not on demand as run-time systems do: without knowing what comes next they prefetch by a recorded trace of the step before,
+// and give up when it changes.
 #include "zero/zero_priv.h"
 
 typedef struct {
@@ -49,8 +43,7 @@ typedef struct {
   bool ordered[ZG_N_STREAMS];  // the stream waits for all that compute has done so far
 } overlap;
 
-// ---- cost model
-// -----------------------------------------------------------------------------------------------------------
+// ---- cost model -----------------------------------------------------------------------------------------------------------
 
 static double kernel_time(const overlap *o, const zg_kernel *k) {
   double bytes = 0;
@@ -88,8 +81,7 @@ static int64_t whole(const overlap *o, uint32_t step) {
   return o->old[step].kind == ZG_STEP_COPY ? o->old[step].n : o->old[step].n * (int64_t)o->z->o.world;
 }
 
-// ---- when gathers start
-// ---------------------------------------------------------------------------------------------------
+// ---- when gathers start ---------------------------------------------------------------------------------------------------
 
 // Elements gathered at each step as the schedule stands.
 static int64_t *gathered_now(const overlap *o, zg_arena *mem) {
@@ -144,8 +136,7 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
   }
 }
 
-// ---- writing the segment
-// --------------------------------------------------------------------------------------------------
+// ---- writing the segment --------------------------------------------------------------------------------------------------
 
 static void emit(overlap *o, zg_step p) {
   if (p.stream == ZG_STREAM_COMPUTE && p.kind != ZG_STEP_RECORD) memset(o->ordered, 0, sizeof o->ordered);

@@ -1,12 +1,9 @@
 // zero_partition: gives every tensor its size at rest, and moves the update's views to this rank's place.
-//   - lowering made one buffer a leaf name: "W" has the whole size, for the forward pass uses it whole, and
-//   the update's kernels
-//     address its first `shard` elements. Where the whole stays (stage 1, 2, kept tensors) those views move
-//     to element rank * shard; where only the shard stays the buffer shrinks to it, and zero_gather gives the
-//     forward pass another one.
+//   - lowering made one buffer a leaf name: "W" has the whole size, for the forward pass uses it whole, and the update's kernels
+//     address its first `shard` elements. Where the whole stays (stage 1, 2, kept tensors) those views move to element
+//     rank * shard; where only the shard stays the buffer shrinks to it, and zero_gather gives the forward pass another one.
 //   - "W.grad" likewise: whole and padded in stage 0 and 1, the shard in stage 2 and 3.
-//   - random numbers: the element number in a Philox counter is that of the global batch, whose rank r-th
-//   part this rank has, so
+//   - random numbers: the element number in a Philox counter is that of the global batch, whose rank r-th part this rank has, so
 //     that any number of ranks draws the same numbers for the same samples.
 #include "sched/loop.h"
 #include "zero/zero_priv.h"
@@ -65,8 +62,7 @@ static void place_part(zg_zero *z, zg_sched *s, const zg_segment *update, zg_zer
   else shift_norm_views(s, update, p, zg__zero_lo(z, p));
 }
 
-// ---- random numbers
-// -------------------------------------------------------------------------------------------------------
+// ---- random numbers -------------------------------------------------------------------------------------------------------
 
 // One more than the largest element number that INDEX row `coef` gives.
 static int64_t count_elements(const zg_loop_desc *d, const int64_t *coef) {

@@ -78,8 +78,7 @@ const zg_zero_part *zg_zero_find(const zg_zero *z, const char *param) {
   return param && zg_map_get(&z->by_name, param, &i) ? &z->parts.at[i] : NULL;
 }
 
-// ---- where buffers lie
-// ----------------------------------------------------------------------------------------------------
+// ---- where buffers lie ----------------------------------------------------------------------------------------------------
 
 static bool is_shard_state(const zg_zero *z) { return z && zg__updates_shard(z); }
 
@@ -114,8 +113,7 @@ bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero
   return true;
 }
 
-// ---- formulas
-// -------------------------------------------------------------------------------------------------------------
+// ---- formulas -------------------------------------------------------------------------------------------------------------
 
 static bool has_role(const zg_sched *s, const zg_zero_part *p, const char *suffix) {
   zg_str name = {0};
@@ -159,8 +157,7 @@ void zg_zero_at_rest(const zg_sched *s, uint64_t by_role[ZG_N_BUF_ROLES]) {
     if (s->bufs.at[b].persistent) by_role[s->bufs.at[b].role] += s->bufs.at[b].bytes;
 }
 
-// ---- traffic
-// --------------------------------------------------------------------------------------------------------------
+// ---- traffic --------------------------------------------------------------------------------------------------------------
 
 static uint64_t elem_bytes(const zg_sched *s, uint32_t buf) { return zg_dtype_bytes(s->bufs.at[buf].dtype); }
 

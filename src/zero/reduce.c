@@ -1,16 +1,14 @@
 // zero_reduce: what becomes of the gradients, and what follows the update.
-//   stage 0, 1  accumulate into the whole "W.grad"; in the last micro-step all_reduce / reduce_scatter it (in
-//   place: rank r's
+//   stage 0, 1  accumulate into the whole "W.grad"; in the last micro-step all_reduce / reduce_scatter it (in place: rank r's
 //               shard lies at element r * shard)
-//   stage 2, 3  reduce_scatter in every micro-step, then accumulate the shard; the whole gradient is released
-//   at once update      the ranks exchange "@sums"; whole tensors whose shards were updated are gathered in
-//   place; BatchNorm's running
+//   stage 2, 3  reduce_scatter in every micro-step, then accumulate the shard; the whole gradient is released at once
+//   update      the ranks exchange "@sums"; whole tensors whose shards were updated are gathered in place; BatchNorm's running
 //               statistics become rank 0's, so that ranks stay equal (what PyTorch's DDP does with buffers)
-// Each collective stands as early as its operand is complete. With k = 1 a gradient is not accumulated but
-// written straight into "W.grad" (stage 0, 1) or reduced into it (2, 3).
+// Each collective stands as early as its operand is complete. With k = 1 a gradient is not accumulated but written straight
+// into "W.grad" (stage 0, 1) or reduced into it (2, 3).
 //
-// A backward kernel's result becomes the collective's operand as it is, if it fills a buffer of its own; a
-// result that is part of another buffer, or the gradient of two tensors, is copied first.
+// A backward kernel's result becomes the collective's operand as it is, if it fills a buffer of its own; a result that is part of
+// another buffer, or the gradient of two tensors, is copied first.
 #include "zero/zero_priv.h"
 
 typedef struct {
@@ -188,8 +186,7 @@ static void reduce_segment(reducer *r, const zg_segment *g) {
   zg_free(r->n_left);
 }
 
-// ---- update
-// ---------------------------------------------------------------------------------------------------------------
+// ---- update ---------------------------------------------------------------------------------------------------------------
 
 static uint32_t last_writer(const zg_sched *s, const zg_segment *g, uint32_t buf) {
   uint32_t at = UINT32_MAX;

@@ -1,13 +1,11 @@
 // zero_split: turns a graph with gradients into the parts of a step spread over N ranks.
-//   main    forward and backward; results ZG_OUT_GRAD in f32, one for each trainable tensor; adds its loss to
-//   "@loss.sum" norm    sum of squares of this rank's gradient shards, its mean loss and whether it was asked
-//   to stop ("@stop"), to "@sums";
+//   main    forward and backward; results ZG_OUT_GRAD in f32, one for each trainable tensor; adds its loss to "@loss.sum"
+//   norm    sum of squares of this rank's gradient shards, its mean loss and whether it was asked to stop ("@stop"), to "@sums";
 //           the ranks exchange those; results "@loss" (mean) and "@stopped" (how many)
-//   update  leaves only, in the shape of what the optimizer works on (whole in stage 0, else f32[shard]); the
-//   optimizer is
+//   update  leaves only, in the shape of what the optimizer works on (whole in stage 0, else f32[shard]); the optimizer is
 //           attached to it like to any graph, so that its kernels know nothing of ranks
-// Leaves of one name are one buffer in the schedule; zero_partition moves the shard-shaped views to their
-// place in it. The norm is made of the same N sums in every stage, also where the whole gradient is at hand.
+// Leaves of one name are one buffer in the schedule; zero_partition moves the shard-shaped views to their place in it.
+// The norm is made of the same N sums in every stage, also where the whole gradient is at hand.
 #include "graph/build.h"
 #include "graph/core.h"
 #include "zero/zero_priv.h"
@@ -31,8 +29,7 @@ static void add_parts(zg_zero *z, const zg_graph *g) {
   }
 }
 
-// Stage 3: small tensors stay whole, in the order of the graph while their sum allows; running statistics
-// always do.
+// Stage 3: small tensors stay whole, in the order of the graph while their sum allows; running statistics always do.
 static void choose_sharded(zg_zero *z) {
   int64_t whole = 0;
   const int64_t limit = z->o.model_persistence_threshold;

@@ -1,20 +1,19 @@
-// ZeRO: spreads parameters, gradients and optimizer state over ranks (Rajbhandari et al. 2020, "ZeRO: Memory
-// Optimizations Toward Training Trillion Parameter Models"). Only plans: it changes graphs and schedules, and
-// knows neither devices nor communication.
+// ZeRO: spreads parameters, gradients and optimizer state over ranks (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations
+// Toward Training Trillion Parameter Models"). Only plans: it changes graphs and schedules, and knows neither devices nor
+// communication.
 //
-// Partition. A tensor of n elements is cut into N = world shards of ceil(n / N) elements, the last ones
-// padded with zeros; rank r holds elements [r * shard, (r + 1) * shard). N need divide nothing, n may be
-// smaller than N.
+// Partition. A tensor of n elements is cut into N = world shards of ceil(n / N) elements, the last ones padded with zeros;
+// rank r holds elements [r * shard, (r + 1) * shard). N need divide nothing, n may be smaller than N.
 //
-//   stage  at rest per rank                              inserted steps elements sent 0      everything whole
-//   all_reduce of gradients, last micro-step          2 P 1      params, grads whole; optimizer shard
-//   reduce_scatter, last micro-step; gather of params 2 P 2      params whole; grad and optimizer shards
-//   reduce_scatter, every micro-step; gather          (k + 1) P 3      shards; a param kept whole counts as
-//   stage 2  gather before use, release after, reduce_scatter  <= 3 k P
+//   stage  at rest per rank                              inserted steps                                    elements sent
+//   0      everything whole                              all_reduce of gradients, last micro-step          2 P
+//   1      params, grads whole; optimizer shard          reduce_scatter, last micro-step; gather of params 2 P
+//   2      params whole; grad and optimizer shards       reduce_scatter, every micro-step; gather          (k + 1) P
+//   3      shards; a param kept whole counts as stage 2  gather before use, release after, reduce_scatter  <= 3 k P
 //
-// (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are reduced
-// and accumulated in f32. The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared
-// norms are summed shard by shard in every stage, so that all stages clip by the same bits.
+// (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are reduced and accumulated in
+// f32. The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in
+// every stage, so that all stages clip by the same bits.
 //
 // Segments: "micro" (each micro-step), "micro_last" (the last one, where it differs), "update", and "eval".
 #pragma once
@@ -35,16 +34,16 @@ typedef struct {
   int64_t model_persistence_threshold;  // ... while their sum is at most this; 0: no limit
   int64_t prefetch_bucket;  // stage 3: elements whose gathers may run ahead of their use; 0: no prefetch
   int64_t max_live;         // stage 3: most elements gathered at once by prefetching and keeping; 0: no limit
-  int64_t max_reuse_distance;  // stage 3: a tensor used again after at most so many elements of others stays
-                               // gathered
-  int64_t reduce_bucket;       // elements whose reductions may be under way while the backward pass goes on
-  bool overlap;                // communication on a stream of its own
-  zg_space offload_optimizer;  // where optimizer states and master copies rest (stages 1-3); ZG_SPACE_DEVICE:
-                               // not offloaded
-  double offload_ratio;        // part of their bytes that does
-  zg_space offload_param;      // where shards of parameters rest (stage 3)
-  const char *disk_path;       // folder for what rests on disk
-  zg_zero_cost cost;           // zeros: defaults for a CPU
+  int64_t
+      max_reuse_distance;  // stage 3: a tensor used again after at most so many elements of others stays gathered
+  int64_t reduce_bucket;  // elements whose reductions may be under way while the backward pass goes on
+  bool overlap;           // communication on a stream of its own
+  zg_space
+      offload_optimizer;  // where optimizer states and master copies rest (stages 1-3); ZG_SPACE_DEVICE: not offloaded
+  double offload_ratio;    // part of their bytes that does
+  zg_space offload_param;  // where shards of parameters rest (stage 3)
+  const char *disk_path;   // folder for what rests on disk
+  zg_zero_cost cost;       // zeros: defaults for a CPU
 } zg_zero_options;
 zg_zero_options zg_zero_defaults(void);  // DeepSpeed's defaults; stage 2, one rank
 
@@ -69,27 +68,23 @@ zg_spread zg_zero_spread(zg_zero *z);
 // The partition map, filled by the passes. Borrowed.
 const zg_zero_part *zg_zero_parts(const zg_zero *z, uint32_t *n);
 const zg_zero_part *zg_zero_find(const zg_zero *z, const char *param);  // NULL: no such tensor
-// Where a persistent buffer of the schedule (a tensor of the model, "PARAM.m" and other states) lies in its
-// whole tensor.
+// Where a persistent buffer of the schedule (a tensor of the model, "PARAM.m" and other states) lies in its whole tensor.
 typedef struct {
   const char *name;          // of the whole tensor, as a checkpoint names it
   zg_type type;              // of the whole tensor
   int64_t lo, hi;            // elements that this rank answers for (writes to checkpoints)
   int64_t have_lo, have_hi;  // elements that the buffer holds; element have_lo is its first
 } zg_zero_range;
-// false: the buffer is no part of the model's state (inputs, gradients, "@..." scalars). z NULL: one rank,
-// all whole.
+// false: the buffer is no part of the model's state (inputs, gradients, "@..." scalars). z NULL: one rank, all whole.
 bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero_range *out);
 
-// ---- what a schedule sends
-// ----------------------------------------------------------------------------------------------
+// ---- what a schedule sends ----------------------------------------------------------------------------------------------
 typedef struct {
   uint64_t all_reduce, reduce_scatter, gather, broadcast;  // bytes that this rank sends
   uint64_t scalars;  // of these: norm, loss and stop, not part of the table's formula
   uint64_t n_collectives;
 } zg_zero_traffic;
-// Of one update: k micro-steps and the update. All-reduce of n elements: 2 (N - 1) / N n; the others (N - 1)
-// / N of the whole.
+// Of one update: k micro-steps and the update. All-reduce of n elements: 2 (N - 1) / N n; the others (N - 1) / N of the whole.
 zg_zero_traffic zg_zero_traffic_of(const zg_zero *z, const zg_sched *s);
 
 // The table's formulas, from the partition map alone (tests compare them with what the schedule has).

@@ -31,9 +31,8 @@ zg_status zg__zero_gather(void *self, zg_sched *s);
 zg_status zg__zero_offload(void *self, zg_sched *s);
 zg_status zg__zero_overlap(void *self, zg_sched *s);
 
-// ---- editing of schedules (edit.c)
-// ---------------------------------------------------------------------------------------- Collects steps to
-// insert before or after steps of the schedule, then rebuilds it. Steps inserted at one place stay in the
+// ---- editing of schedules (edit.c) ----------------------------------------------------------------------------------------
+// Collects steps to insert before or after steps of the schedule, then rebuilds it. Steps inserted at one place stay in the
 // order in which they were asked for.
 typedef struct {
   uint32_t at, seq;
@@ -57,7 +56,6 @@ zg_step zg__copy_step(zg_sched *s, zg_view to, zg_view from, uint8_t phase, cons
 zg_step zg__accumulate_step(zg_sched *s, zg_view acc, zg_view x, uint32_t first_micro, uint8_t phase,
                             const char *label);
 
-// cast.c: the buffer that holds the tensor's shard as kernels of the segment read it, if they all round it
-// first: their casts are dropped (marked in `dropped`, one a step of the schedule) and they address that
-// buffer; else 0.
+// cast.c: the buffer that holds the tensor's shard as kernels of the segment read it, if they all round it first: their casts are
+// dropped (marked in `dropped`, one a step of the schedule) and they address that buffer; else 0.
 uint32_t zg__zero_cast_shard(zg__edit *e, const zg_segment *g, const zg_zero_part *p, bool *dropped);

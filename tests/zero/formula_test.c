@@ -1,5 +1,5 @@
-// What a rank holds at rest and what it sends per update are what the table in zero/zero.h says, to the byte;
-// the plan alone, for any number of ranks, without a device.
+// What a rank holds at rest and what it sends per update are what the table in zero/zero.h says, to the byte; the plan alone, for
+// any number of ranks, without a device.
 #include "sim.h"
 
 typedef struct {
@@ -92,8 +92,7 @@ static void check_sent(const char *model, uint64_t n, int64_t k, const char *dis
 
 START_TEST(bytes_sent) {
   const uint64_t n = worlds[_i];
-  // No tensor stays gathered from forward to backward: at most 3 k P, less what backward does not read
-  // (biases).
+  // No tensor stays gathered from forward to backward: at most 3 k P, less what backward does not read (biases).
   check_sent("hf_gpt2_raw", n, 1, "zero.stage3_max_reuse_distance=0",
              "zero.stage3_param_persistence_threshold=0", false, 3);
   check_sent("hf_gpt2_raw", n, 3, "zero.stage3_max_reuse_distance=0",

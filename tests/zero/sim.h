@@ -1,6 +1,6 @@
-// N ranks in one thread: their schedules are walked step by step together, collectives done by plain copies
-// and sums in rank order. What it can do that real ranks cannot: fill released buffers with NaN, and put off
-// every step of the communication stream until something waits for it.
+// N ranks in one thread: their schedules are walked step by step together, collectives done by plain copies and sums in rank
+// order. What it can do that real ranks cannot: fill released buffers with NaN, and put off every step of the communication
+// stream until something waits for it.
 #pragma once
 #include <check.h>
 #include <math.h>
@@ -86,8 +86,7 @@ static inline void sim_close(sim *s) {
   zg_config_free(s->cfg);
 }
 
-// ---- collectives
-// --------------------------------------------------------------------------------------------------
+// ---- collectives --------------------------------------------------------------------------------------------------
 
 static inline void *sim_read(sim *s, uint32_t r, uint32_t buf, int64_t at, int64_t n) {
   const uint32_t size = zg_dtype_bytes(zg_session_sched(s->rank[r])->bufs.at[buf].dtype);
@@ -147,8 +146,7 @@ static inline void sim_collective(sim *s, const zg_step *const *p) {
   if (d->bufs.at[p[0]->a].name[0] != '@') s->sent += sent;
 }
 
-// ---- steps
-// --------------------------------------------------------------------------------------------------------
+// ---- steps --------------------------------------------------------------------------------------------------------
 
 // NaN into a released buffer, where no buffer that is still alive has taken its place.
 static inline void sim_poison(sim *s, uint32_t r, uint32_t buf, uint32_t at, const zg_live_range *live) {
@@ -259,8 +257,7 @@ static inline double sim_update(sim *s) {
   return loss;
 }
 
-// All trained tensors, one behind the other, put together from what the ranks answer for; *out_n elements.
-// zg_free it.
+// All trained tensors, one behind the other, put together from what the ranks answer for; *out_n elements. zg_free it.
 static inline float *sim_params(sim *s, int64_t *out_n) {
   float *all = NULL;
   int64_t n = 0;

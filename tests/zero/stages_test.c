@@ -1,5 +1,4 @@
-// Stages 0 to 3 give the same bits: losses and final parameters, for ranks that divide the tensors and ranks
-// that do not.
+// Stages 0 to 3 give the same bits: losses and final parameters, for ranks that divide the tensors and ranks that do not.
 #include "sim.h"
 
 enum { STEPS = 3 };
@@ -48,8 +47,7 @@ static void stages_agree(const char *model, uint32_t n, int64_t k) {
     o.stage = stage;
     at[stage] = train(&o, true, true);
     snprintf(what, sizeof what, "%s, %u ranks, k = %lld, stage %u", model, n, (long long)k, stage);
-    // Batch statistics are each rank's own in any case, so nothing else differs from one rank than the order
-    // of sums.
+    // Batch statistics are each rank's own in any case, so nothing else differs from one rank than the order of sums.
     near(&alone, &at[stage], 1e-6, what);
     const uint32_t like = k == 1 ? 0 : stage < 2 ? 0 : 2;
     if (stage) same_bits(&at[like], &at[stage], what);
@@ -67,8 +65,7 @@ END_TEST
 START_TEST(three_micro_steps) { stages_agree(model, ranks[_i], 3); }
 END_TEST
 
-// Ways to run a stage that may not change a bit: prefetch and overlap off, offload, tensors kept whole or
-// gathered.
+// Ways to run a stage that may not change a bit: prefetch and overlap off, offload, tensors kept whole or gathered.
 static const struct {
   uint32_t stage;
   const char *sets[3];

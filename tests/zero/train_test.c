@@ -1,5 +1,4 @@
-// Training through the communicator's in-process ranks, one thread each: the whole trainer, checkpoints
-// included.
+// Training through the communicator's in-process ranks, one thread each: the whole trainer, checkpoints included.
 #include <pthread.h>
 #include <unistd.h>
 
@@ -25,8 +24,7 @@ static void in_folder(zg_str *s, const char *name) {
   zg_str_add(s, "training.output_dir=%s/%s", folder, name);
 }
 
-// Trains `steps` updates on n ranks into folder/name. Returns the last loss; *sent, if given: the bytes rank
-// 0 sent.
+// Trains `steps` updates on n ranks into folder/name. Returns the last loss; *sent, if given: the bytes rank 0 sent.
 static double train(const char *model, uint32_t n, uint32_t stage, int64_t k, int64_t steps, const char *name,
                     const char *resume, uint64_t *sent) {
   zg_str dir = {0}, count = {0};
@@ -123,8 +121,8 @@ START_TEST(sent_as_planned) {
 END_TEST
 
 enum { N_WAYS = 6 };
-// Saved on one count of ranks in one stage, resumed on another: as if the new ones had trained on from that
-// state, which is what each of them gives. 1 <-> 2 <-> 3 <-> 4.
+// Saved on one count of ranks in one stage, resumed on another: as if the new ones had trained on from that state, which is what
+// each of them gives. 1 <-> 2 <-> 3 <-> 4.
 START_TEST(resumes_on_other_ranks) {
   static const struct {
     uint32_t from, from_stage, to, to_stage;
