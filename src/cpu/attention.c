@@ -1,18 +1,22 @@
-// Attention forward and backward in tiles of 64 queries by 64 keys; scores exist only as one tile in the first cache
-// (FlashAttention-2, Dao 2023, algorithms 1 and 2). Tiles beyond the causal line are skipped; keys and values of grouped heads
-// are read once for all queries of the group.
+// Attention forward and backward in tiles of 64 queries by 64 keys; scores exist only as one tile in the
+// first cache (FlashAttention-2, Dao 2023, algorithms 1 and 2). Tiles beyond the causal line are skipped;
+// keys and values of grouped heads are read once for all queries of the group.
 //
-//   forward    job = part of the query tiles of one (batch, key head): keys transposed and values packed first, then each query
+//   forward    job = part of the query tiles of one (batch, key head): keys transposed and values packed
+//   first, then each query
 //              tile walks its key tiles with running maximum and sum
-//   backward   job = one (batch, key head): for each key tile all query tiles; dk and dv stay in cache, dq in scratch
+//   backward   job = one (batch, key head): for each key tile all query tiles; dk and dv stay in cache, dq in
+//   scratch
 //
-// Sums run in an order given by shapes alone, so results do not depend on threads. Scratch per thread: a copy of the keys and
-// values of one head (forward), of its queries' gradient (backward), and some tiles. Operands are of any strides and of f32, bf16 or
-// f16; arithmetic is f32. bf16 heads are multiplied as pairs where the processor has them: then weights and their gradients are
-// rounded to bf16 for the products, as sums stay f32. f64 goes to the reference.
+// Sums run in an order given by shapes alone, so results do not depend on threads. Scratch per thread: a copy
+// of the keys and values of one head (forward), of its queries' gradient (backward), and some tiles. Operands
+// are of any strides and of f32, bf16 or f16; arithmetic is f32. bf16 heads are multiplied as pairs where the
+// processor has them: then weights and their gradients are rounded to bf16 for the products, as sums stay
+// f32. f64 goes to the reference.
 //
-// An operand of a product is a tile of floats, or of pairs of bf16 in words half as many: `h2` is 2 then, else 1. Left sides read
-// row by row hold their pairs along columns, all others along rows; offsets of whole rows divide by h2 in both.
+// An operand of a product is a tile of floats, or of pairs of bf16 in words half as many: `h2` is 2 then,
+// else 1. Left sides read row by row hold their pairs along columns, all others along rows; offsets of whole
+// rows divide by h2 in both.
 #include <math.h>
 #include "cpu/cpu.h"
 #include "sched/reference.h"
@@ -23,10 +27,10 @@ typedef struct {
   const cpu_call *c;
   const zg_attention_desc *d;
   const zg_view *q, *k, *v, *mask;
-  uint32_t iq, imask;                       // argument numbers
-  int64_t b, h, kh, group, t, s, de, ev;    // de, ev: head sizes of q and v
-  int64_t dp, ep;                           // ... padded to whole vectors
-  int64_t q_tiles, k_tiles, parts, h2;      // h2: elements per word of an operand
+  uint32_t iq, imask;                     // argument numbers
+  int64_t b, h, kh, group, t, s, de, ev;  // de, ev: head sizes of q and v
+  int64_t dp, ep;                         // ... padded to whole vectors
+  int64_t q_tiles, k_tiles, parts, h2;    // h2: elements per word of an operand
 } job;
 
 static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
@@ -47,25 +51,30 @@ static job job_of(const zg_kernel *k, const cpu_call *c) {
 // f32 arithmetic serves these dtypes; a row of a head must fit a tile of scores.
 static bool narrow(const zg_kernel *k) {
   for (uint32_t a = 0; a < k->n_args; a++)
-    if (k->args[a].buf && k->args[a].dtype != ZG_BOOL && zg_cls_of(k->args[a].dtype) != ZG_CLS_F32) return false;
+    if (k->args[a].buf && k->args[a].dtype != ZG_BOOL && zg_cls_of(k->args[a].dtype) != ZG_CLS_F32)
+      return false;
   return k->args[k->n_out + 2].dim[3] <= TILE * TILE;
 }
 
 // Floats of scratch, for one thread.
-static int64_t tiles_floats(const job *j) { return TILE * (4 * ZG_MAX(j->dp, j->ep) + 6 * j->dp + 6 * j->ep + 5 * TILE) + 8 * TILE; }
+static int64_t tiles_floats(const job *j) {
+  return TILE * (4 * ZG_MAX(j->dp, j->ep) + 6 * j->dp + 6 * j->ep + 5 * TILE) + 8 * TILE;
+}
 uint64_t cpu_attention_scratch(const zg_kernel *k) {
   const job j = job_of(k, NULL);
   const int64_t keys = j.k_tiles * TILE * (j.dp + j.ep), queries = j.group * j.q_tiles * TILE * (j.dp + 2);
   return sizeof(float) * (uint64_t)(tiles_floats(&j) + (k->kind == ZG_K_ATTENTION ? keys : queries)) + 256;
 }
 
-// ---- moving tiles ---------------------------------------------------------------------------------------------------------
+// ---- moving tiles
+// ---------------------------------------------------------------------------------------------------------
 static int64_t row_at(const zg_view *v, int64_t b, int64_t h, int64_t i) {
   return v->offset + b * v->stride[0] + h * v->stride[1] + i * v->stride[2];
 }
 
 // Rows i .. i+n of argument `arg` into dst[n][ld], and zeros beyond: columns to ld, rows to `rows`.
-static void load_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n, int64_t rows, float *dst, int64_t ld) {
+static void load_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n, int64_t rows,
+                      float *dst, int64_t ld) {
   const zg_view *v = &j->c->k->args[arg];
   const int64_t w = v->dim[3];
   for (int64_t r = 0; r < n; r++) {
@@ -75,21 +84,26 @@ static void load_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t 
   if (rows > n) memset(dst + n * ld, 0, sizeof(float) * (size_t)((rows - n) * ld));
 }
 
-static void store_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n, const float *src, int64_t ld) {
+static void store_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n,
+                       const float *src, int64_t ld) {
   const zg_view *v = &j->c->k->args[arg];
   if (!v->buf) return;
   for (int64_t r = 0; r < n; r++)
-    j->c->vec->store[v->dtype](v->dim[3], cpu_at(j->c, arg, row_at(v, b, h, i + r)), src + r * ld, v->stride[3]);
+    j->c->vec->store[v->dtype](v->dim[3], cpu_at(j->c, arg, row_at(v, b, h, i + r)), src + r * ld,
+                               v->stride[3]);
 }
 
-static void load_row_values(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n, float *dst) {
+static void load_row_values(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n,
+                            float *dst) {
   const zg_view *v = &j->c->k->args[arg];
   j->c->vec->load[v->dtype](n, dst, cpu_at(j->c, arg, row_at(v, b, h, i)), v->stride[2]);
 }
 
-// ---- operands and products ------------------------------------------------------------------------------------------------
-// The tile as a left side read by rows (`by_cols`), or as any other operand: src itself, or its pairs in dst.
-static const float *operand(const job *j, bool by_cols, int64_t m, int64_t n, const float *src, int64_t ld, float *dst) {
+// ---- operands and products
+// ------------------------------------------------------------------------------------------------ The tile
+// as a left side read by rows (`by_cols`), or as any other operand: src itself, or its pairs in dst.
+static const float *operand(const job *j, bool by_cols, int64_t m, int64_t n, const float *src, int64_t ld,
+                            float *dst) {
   if (j->h2 == 1) return src;
   if (by_cols) j->c->vec->tile_pair_cols(m, n, src, ld, dst);
   else j->c->vec->tile_pair_rows(m, n, src, ld, dst);
@@ -97,15 +111,18 @@ static const float *operand(const job *j, bool by_cols, int64_t m, int64_t n, co
 }
 
 // C (+)= A B over k elements. `rows`: A is read row by row (ld: of its floats), else it stands transposed.
-static void product(const job *j, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, bool rows, const float *b, int64_t ldb,
-                    float *c, int64_t ldc, bool add) {
+static void product(const job *j, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, bool rows,
+                    const float *b, int64_t ldb, float *c, int64_t ldc, bool add) {
   const int64_t rs = rows ? lda / j->h2 : 1, cs = rows ? 1 : lda;
   if (j->h2 == 1) j->c->vec->tile_gemm(m, n, k, a, rs, cs, b, ldb, c, ldc, add);
   else j->c->vec->tile_gemm_pairs(m, n, (k + 1) / 2, a, rs, cs, b, ldb, c, ldc, add);
 }
 
-// ---- one tile of scores ---------------------------------------------------------------------------------------------------
-typedef struct { int64_t b, h, i, m, j, n; } place;   // queries i .. i+m, keys j .. j+n
+// ---- one tile of scores
+// ---------------------------------------------------------------------------------------------------
+typedef struct {
+  int64_t b, h, i, m, j, n;
+} place;  // queries i .. i+m, keys j .. j+n
 
 static void mask_row(const job *j, const place *p, int64_t r, float *s, float *row) {
   const zg_view *v = j->mask;
@@ -126,7 +143,8 @@ static float close_tile(const job *j, const place *p, float *s) {
   for (int64_t r = 0; j->mask && r < p->m; r++) mask_row(j, p, r, s + r * TILE, row);
   if (j->d->causal && p->j + p->n - 1 > p->i + j->d->offset)
     for (int64_t r = 0; r < p->m; r++)
-      for (int64_t c = ZG_MAX(0, p->i + r + j->d->offset + 1 - p->j); c < p->n; c++) s[r * TILE + c] = -INFINITY;
+      for (int64_t c = ZG_MAX(0, p->i + r + j->d->offset + 1 - p->j); c < p->n; c++)
+        s[r * TILE + c] = -INFINITY;
   return j->mask ? 1.0f : (float)j->d->scale;
 }
 
@@ -135,10 +153,10 @@ static int64_t keys_until(const job *j, int64_t end) {
   return j->d->causal ? ZG_MAX(0, ZG_MIN(j->s, end + j->d->offset)) : j->s;
 }
 
-static int64_t whole(int64_t m) { return (m + 7) / 8 * 8; }   // rows that the product computes
+static int64_t whole(int64_t m) { return (m + 7) / 8 * 8; }  // rows that the product computes
 
-// A tile is taken in strips of queries: one, or several where the causal line crosses it, each with the keys that it needs.
-// Cuts the strip at query r off tile p; false where it needs no key of the tile.
+// A tile is taken in strips of queries: one, or several where the causal line crosses it, each with the keys
+// that it needs. Cuts the strip at query r off tile p; false where it needs no key of the tile.
 static bool strip_at(const job *j, const place *p, int64_t r, int64_t *step, place *out) {
   const bool crossed = j->d->causal && p->j + p->n - 1 > p->i + j->d->offset;
   *step = crossed ? STRIP : TILE;
@@ -149,8 +167,12 @@ static bool strip_at(const job *j, const place *p, int64_t r, int64_t *step, pla
   return out->n > 0;
 }
 
-// ---- forward --------------------------------------------------------------------------------------------------------------
-typedef struct { float *keys, *values, *q, *o, *s, *pairs, *max, *sum, *keep; const float *qc; } forward_tiles;
+// ---- forward
+// --------------------------------------------------------------------------------------------------------------
+typedef struct {
+  float *keys, *values, *q, *o, *s, *pairs, *max, *sum, *keep;
+  const float *qc;
+} forward_tiles;
 
 static void pack_keys(const job *j, int64_t b, int64_t kh, int64_t n_keys, const forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
@@ -175,7 +197,8 @@ static void forward_strip(const job *j, const place *p, int64_t r, const forward
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m);
   float *s = w->s + r * TILE, *o = w->o + r * j->ep;
-  product(j, m8, padded(p->n), j->de, w->qc + r * j->dp / j->h2, j->dp, true, w->keys + p->j * j->dp, TILE, s, TILE, false);
+  product(j, m8, padded(p->n), j->de, w->qc + r * j->dp / j->h2, j->dp, true, w->keys + p->j * j->dp, TILE, s,
+          TILE, false);
   const float scale = close_tile(j, p, s);
   vec->tile_softmax(p->m, p->n, s, TILE, scale, w->max + r, w->sum + r, w->keep + r);
   if (p->j) vec->tile_scale_rows(p->m, j->ep, o, j->ep, w->keep + r);
@@ -211,25 +234,28 @@ static void forward(void *arg, int64_t chunk, int thread) {
   const int64_t all = j->group * j->q_tiles, first = all * part / j->parts, end = all * (part + 1) / j->parts;
   float *at = (float *)j->c->scratch[thread];
   forward_tiles w = {.q = at, .o = at + TILE * j->dp, .s = at + TILE * (j->dp + ZG_MAX(j->dp, j->ep))};
-  w.pairs = w.s + TILE * TILE;   // the weights' pairs, then the queries'
+  w.pairs = w.s + TILE * TILE;  // the weights' pairs, then the queries'
   w.max = w.pairs + TILE * (TILE + j->dp), w.sum = w.max + TILE, w.keep = w.sum + TILE;
   w.keys = at + tiles_floats(j);
   w.values = w.keys + j->k_tiles * TILE * j->dp;
   int64_t n_keys = 0;
-  for (int64_t i = first; i < end; i++) n_keys = ZG_MAX(n_keys, keys_until(j, ZG_MIN(j->t, (i % j->q_tiles + 1) * TILE)));
+  for (int64_t i = first; i < end; i++)
+    n_keys = ZG_MAX(n_keys, keys_until(j, ZG_MIN(j->t, (i % j->q_tiles + 1) * TILE)));
   pack_keys(j, b, kh, n_keys, &w);
   for (int64_t i = first; i < end; i++) {
     const int64_t q0 = i % j->q_tiles * TILE;
-    query_tile(j, (place){.b = b, .h = kh * j->group + i / j->q_tiles, .i = q0, .m = ZG_MIN(TILE, j->t - q0)}, &w);
+    query_tile(j, (place){.b = b, .h = kh * j->group + i / j->q_tiles, .i = q0, .m = ZG_MIN(TILE, j->t - q0)},
+               &w);
   }
 }
 
-// ---- backward -------------------------------------------------------------------------------------------------------------
+// ---- backward
+// -------------------------------------------------------------------------------------------------------------
 typedef struct {
-  float *k, *kt, *vt, *dk, *dv, *q, *dy, *s, *ds;   // tiles; kt, vt: transposed
-  float *pk, *pq_cols, *pq_rows, *pdy_cols, *pdy_rows, *ps, *pds;   // pairs
-  const float *kr, *qc, *qr, *dyc, *dyr;            // operands
-  float *dq, *lse, *delta;                          // of all query tiles
+  float *k, *kt, *vt, *dk, *dv, *q, *dy, *s, *ds;                  // tiles; kt, vt: transposed
+  float *pk, *pq_cols, *pq_rows, *pdy_cols, *pdy_rows, *ps, *pds;  // pairs
+  const float *kr, *qc, *qr, *dyc, *dyr;                           // operands
+  float *dq, *lse, *delta;                                         // of all query tiles
 } backward_tiles;
 
 static backward_tiles backward_split(const job *j, float *at) {
@@ -237,7 +263,8 @@ static backward_tiles backward_split(const job *j, float *at) {
   const int64_t d = TILE * j->dp, e = TILE * j->ep;
   w.k = at, w.kt = w.k + d, w.dk = w.kt + d, w.q = w.dk + d;
   w.vt = w.q + d, w.dv = w.vt + e, w.dy = w.dv + e;
-  w.s = w.dy + TILE * ZG_MAX(j->dp, j->ep), w.ds = w.s + TILE * TILE;   // dy also holds a tile of values or results
+  w.s = w.dy + TILE * ZG_MAX(j->dp, j->ep),
+  w.ds = w.s + TILE * TILE;  // dy also holds a tile of values or results
   w.ps = w.ds + TILE * TILE, w.pds = w.ps + TILE * TILE;
   w.pk = w.pds + TILE * TILE, w.pq_cols = w.pk + TILE * ZG_MAX(j->dp, j->ep), w.pq_rows = w.pq_cols + d / 2;
   w.pdy_cols = w.pq_rows + d / 2, w.pdy_rows = w.pdy_cols + e / 2;
@@ -252,7 +279,8 @@ static void prepare_rows(const job *j, int64_t b, int64_t kh, const backward_til
   memset(w->dq, 0, sizeof(float) * (size_t)(j->group * j->q_tiles * TILE * (j->dp + 2)));
   for (int64_t g = 0; g < j->group; g++)
     for (int64_t i = 0; i < j->q_tiles; i++) {
-      const int64_t m = ZG_MIN(TILE, j->t - i * TILE), row = (g * j->q_tiles + i) * TILE, h = kh * j->group + g;
+      const int64_t m = ZG_MIN(TILE, j->t - i * TILE), row = (g * j->q_tiles + i) * TILE,
+                    h = kh * j->group + g;
       load_row_values(j, j->iq + 4, b, h, i * TILE, m, w->lse + row);
       load_rows(j, j->iq + 5, b, h, i * TILE, m, m, w->dy, j->ep);
       for (int64_t r = 0; r < m; r++) {
@@ -270,7 +298,7 @@ static void backward_strip(const job *j, const place *p, int64_t r, int64_t row,
   product(j, m8, n16, j->de, w->qc + rq, j->dp, true, w->kt, TILE, w->s, TILE, false);
   const float scale = close_tile(j, p, w->s);
   vec->tile_weights(p->m, p->n, w->s, TILE, scale, w->lse + row + r);
-  for (int64_t i = 0; i < p->m && n8 > p->n; i++)   // keys of later strips gain nothing from this one
+  for (int64_t i = 0; i < p->m && n8 > p->n; i++)  // keys of later strips gain nothing from this one
     memset(w->s + i * TILE + p->n, 0, sizeof(float) * (size_t)(n8 - p->n));
   product(j, m8, n16, j->ev, w->dyc + ry, j->ep, true, w->vt, TILE, w->ds, TILE, false);
   const float *weights = operand(j, false, m8, n16, w->s, TILE, w->ps);
@@ -323,7 +351,8 @@ static void backward(void *arg, int64_t chunk, int thread) {
   for (int64_t at = 0; at < j->s; at += TILE) key_tile(j, b, kh, at, &w);
   for (int64_t g = 0; g < j->group; g++)
     for (int64_t i = 0; i < j->q_tiles; i++)
-      store_rows(j, 0, b, kh * j->group + g, i * TILE, ZG_MIN(TILE, j->t - i * TILE), w.dq + (g * j->q_tiles + i) * TILE * j->dp, j->dp);
+      store_rows(j, 0, b, kh * j->group + g, i * TILE, ZG_MIN(TILE, j->t - i * TILE),
+                 w.dq + (g * j->q_tiles + i) * TILE * j->dp, j->dp);
 }
 
 zg_status cpu_attention(const cpu_call *c) {

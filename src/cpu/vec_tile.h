@@ -1,7 +1,8 @@
 // Part of vec.c: bodies on small f32 matrices that sit in the first caches. Attention is made of them.
 //
-// A matrix has a row stride (ld) of a multiple of 16 floats and whole vectors in each row, so that no body has a masked tail. The
-// product keeps TILE_MR x 2 vectors of C in registers; A is read by broadcasts, which may have any strides.
+// A matrix has a row stride (ld) of a multiple of 16 floats and whole vectors in each row, so that no body
+// has a masked tail. The product keeps TILE_MR x 2 vectors of C in registers; A is read by broadcasts, which
+// may have any strides.
 #pragma once
 #include <stdbool.h>
 #include "cpu/vec_math.h"
@@ -18,16 +19,20 @@ enum { TILE_MR = 4, TILE_W = 4 };
 typedef float tile_v __attribute__((vector_size(16), aligned(4)));
 #endif
 
-typedef struct { int64_t k, rs, cs, ldb, ldc; bool add; } tile_shape;
+typedef struct {
+  int64_t k, rs, cs, ldb, ldc;
+  bool add;
+} tile_shape;
 
 // C[mr, nv * W] (+)= A B
-static inline __attribute__((always_inline)) void tile_block(const int mr, const int nv, const tile_shape *s, const float *a,
-                                                             const float *b, float *c) {
+static inline __attribute__((always_inline)) void tile_block(const int mr, const int nv, const tile_shape *s,
+                                                             const float *a, const float *b, float *c) {
   tile_v acc[TILE_MR][2];
 #pragma GCC unroll 8
   for (int i = 0; i < mr; i++)
 #pragma GCC unroll 2
-    for (int j = 0; j < nv; j++) acc[i][j] = s->add ? *(const tile_v *)(c + i * s->ldc + j * TILE_W) : (tile_v){0};
+    for (int j = 0; j < nv; j++)
+      acc[i][j] = s->add ? *(const tile_v *)(c + i * s->ldc + j * TILE_W) : (tile_v){0};
   for (int64_t p = 0; p < s->k; p++) {
     const float *row = b + p * s->ldb, *col = a + p * s->cs;
     tile_v y[2];
@@ -46,8 +51,8 @@ static inline __attribute__((always_inline)) void tile_block(const int mr, const
     for (int j = 0; j < nv; j++) *(tile_v *)(c + i * s->ldc + j * TILE_W) = acc[i][j];
 }
 
-static void tile_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b, int64_t ldb,
-                      float *c, int64_t ldc, bool add) {
+static void tile_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b,
+                      int64_t ldb, float *c, int64_t ldc, bool add) {
   const tile_shape s = {k, rs, cs, ldb, ldc, add};
   for (int64_t j = 0; j < n;) {
     const bool two = n - j >= 2 * TILE_W;
@@ -64,18 +69,21 @@ static void tile_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t r
 static void transpose16(const float *src, int64_t ld, float *dst, int64_t ldd) {
   __m512 r[16], t[16];
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(src + i * ld);
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 2)
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
   for (int i = 0; i < 16; i += 4) {
-    const __m512d lo0 = _mm512_castps_pd(t[i]), hi0 = _mm512_castps_pd(t[i + 1]), lo1 = _mm512_castps_pd(t[i + 2]),
-                  hi1 = _mm512_castps_pd(t[i + 3]);
+    const __m512d lo0 = _mm512_castps_pd(t[i]), hi0 = _mm512_castps_pd(t[i + 1]),
+                  lo1 = _mm512_castps_pd(t[i + 2]), hi1 = _mm512_castps_pd(t[i + 3]);
     r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
     r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
     r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
     r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
   }
   for (int c = 0; c < 4; c++) {
-    const __m512 a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd),
-                 e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88), f = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    const __m512 a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88),
+                 b = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd),
+                 e = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88),
+                 f = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
     _mm512_storeu_ps(dst + c * ldd, _mm512_shuffle_f32x4(a, e, 0x88));
     _mm512_storeu_ps(dst + (4 + c) * ldd, _mm512_shuffle_f32x4(b, f, 0x88));
     _mm512_storeu_ps(dst + (8 + c) * ldd, _mm512_shuffle_f32x4(a, e, 0xdd));
@@ -94,9 +102,10 @@ static void tile_transpose(int64_t m, int64_t n, const float *src, int64_t ld, f
     for (int64_t j = 0; j < n; j += 16) transpose16(src + i * ld + j, ld, dst + j * ldd + i, ldd);
 }
 
-// Folds of a row: sixteen partial results, which the compiler keeps in vectors, then a tree. Rows have room to a multiple of 16.
-#define TILE_TREE(part, step)             \
-  for (int w = 8; w; w /= 2)              \
+// Folds of a row: sixteen partial results, which the compiler keeps in vectors, then a tree. Rows have room
+// to a multiple of 16.
+#define TILE_TREE(part, step) \
+  for (int w = 8; w; w /= 2)  \
     for (int q = 0; q < w; q++) part[q] = step(part[q], part[q + w]);
 #define TILE_MAX(x, y) ((x) > (y) ? (x) : (y))
 #define TILE_ADD(x, y) ((x) + (y))
@@ -140,8 +149,9 @@ static float row_exp_sum(int64_t n, float *x, float scale, float shift) {
   return part[0];
 }
 
-static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep) {
-  for (int64_t i = 0; i < m; i++) {   // keep: old maximum
+static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum,
+                         float *keep) {
+  for (int64_t i = 0; i < m; i++) {  // keep: old maximum
     const float here = row_max(n, s + i * ld) * scale;
     keep[i] = max[i];
     max[i] = here > max[i] ? here : max[i];
@@ -155,7 +165,8 @@ static void tile_weights(int64_t m, int64_t n, float *s, int64_t ld, float scale
   for (int64_t i = 0; i < m; i++) row_exp(n, s + i * ld, scale, lse[i]);
 }
 
-static void tile_dscores(int64_t m, int64_t n, const float *p, float *dp, int64_t ld, const float *delta, float scale) {
+static void tile_dscores(int64_t m, int64_t n, const float *p, float *dp, int64_t ld, const float *delta,
+                         float scale) {
   for (int64_t i = 0; i < m; i++, p += ld, dp += ld) {
     const float d = delta[i];
     for (int64_t j = 0; j < n; j++) dp[j] = p[j] * (dp[j] - d) * scale;
@@ -179,17 +190,21 @@ static float tile_dot(int64_t n, const float *x, const float *y) {
   return part[0];
 }
 
-// ---- bf16 pairs -----------------------------------------------------------------------------------------------------------
-// Two neighbours along the summed dim stand in one 32-bit word, the first in its low half: what vdpbf16ps multiplies.
+// ---- bf16 pairs
+// -----------------------------------------------------------------------------------------------------------
+// Two neighbours along the summed dim stand in one 32-bit word, the first in its low half: what vdpbf16ps
+// multiplies.
 #if defined(__AVX512F__)
 #define TILE_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
-TILE_BF16 static inline void pair_block(const int nv, const tile_shape *s, const float *a, const float *b, float *c) {
+TILE_BF16 static inline void pair_block(const int nv, const tile_shape *s, const float *a, const float *b,
+                                        float *c) {
   __m512 acc[TILE_MR][2];
 #pragma GCC unroll 8
   for (int i = 0; i < TILE_MR; i++)
 #pragma GCC unroll 2
-    for (int j = 0; j < nv; j++) acc[i][j] = s->add ? _mm512_loadu_ps(c + i * s->ldc + j * 16) : _mm512_setzero_ps();
+    for (int j = 0; j < nv; j++)
+      acc[i][j] = s->add ? _mm512_loadu_ps(c + i * s->ldc + j * 16) : _mm512_setzero_ps();
   for (int64_t p = 0; p < s->k; p++) {
     const float *row = b + p * s->ldb, *col = a + p * s->cs;
     __m512bh y[2];
@@ -207,15 +222,20 @@ TILE_BF16 static inline void pair_block(const int nv, const tile_shape *s, const
 #pragma GCC unroll 2
     for (int j = 0; j < nv; j++) _mm512_storeu_ps(c + i * s->ldc + j * 16, acc[i][j]);
 }
-TILE_BF16 static void pair_block1(const tile_shape *s, const float *a, const float *b, float *c) { pair_block(1, s, a, b, c); }
-TILE_BF16 static void pair_block2(const tile_shape *s, const float *a, const float *b, float *c) { pair_block(2, s, a, b, c); }
+TILE_BF16 static void pair_block1(const tile_shape *s, const float *a, const float *b, float *c) {
+  pair_block(1, s, a, b, c);
+}
+TILE_BF16 static void pair_block2(const tile_shape *s, const float *a, const float *b, float *c) {
+  pair_block(2, s, a, b, c);
+}
 
-TILE_BF16 static void tile_gemm_pairs(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs, const float *b,
-                                      int64_t ldb, float *c, int64_t ldc, bool add) {
+TILE_BF16 static void tile_gemm_pairs(int64_t m, int64_t n, int64_t k, const float *a, int64_t rs, int64_t cs,
+                                      const float *b, int64_t ldb, float *c, int64_t ldc, bool add) {
   const tile_shape s = {k, rs, cs, ldb, ldc, add};
   for (int64_t j = 0; j < n;) {
     const bool two = n - j >= 32;
-    for (int64_t i = 0; i < m; i += TILE_MR) (two ? pair_block2 : pair_block1)(&s, a + i * rs, b + j, c + i * ldc + j);
+    for (int64_t i = 0; i < m; i += TILE_MR)
+      (two ? pair_block2 : pair_block1)(&s, a + i * rs, b + j, c + i * ldc + j);
     j += two ? 32 : 16;
   }
 }
@@ -230,11 +250,14 @@ TILE_BF16 static void tile_pair_rows(int64_t m, int64_t n, const float *src, int
   for (int64_t i = 0; i < m; i += 2)
     for (int64_t j = 0; j < n; j += 16) {
       const __m512i x = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + i * ld + j)));
-      const __m512i y = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + (i + 1) * ld + j)));
-      _mm512_storeu_ps(dst + i / 2 * ld + j, _mm512_castsi512_ps(_mm512_or_si512(x, _mm512_slli_epi32(y, 16))));
+      const __m512i y =
+          _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + (i + 1) * ld + j)));
+      _mm512_storeu_ps(dst + i / 2 * ld + j,
+                       _mm512_castsi512_ps(_mm512_or_si512(x, _mm512_slli_epi32(y, 16))));
     }
 }
-#define TILE_PAIRS .tile_gemm_pairs = tile_gemm_pairs, .tile_pair_cols = tile_pair_cols, .tile_pair_rows = tile_pair_rows
+#define TILE_PAIRS \
+  .tile_gemm_pairs = tile_gemm_pairs, .tile_pair_cols = tile_pair_cols, .tile_pair_rows = tile_pair_rows
 #else
 #define TILE_PAIRS .tile_gemm_pairs = NULL
 #endif

@@ -1,11 +1,15 @@
-// lower_bf16: matrix products and attention take and give bf16; everything else, and all parameters and states, stay f32.
+// lower_bf16: matrix products and attention take and give bf16; everything else, and all parameters and
+// states, stay f32.
 //
-// - Each operand of such an op is rounded to bf16 (a cast, which fuses with the loop that makes the operand); sums run in f32.
-// - A result is kept in bf16 if some path leads from it to another such op (activations and their gradients), else it is given
+// - Each operand of such an op is rounded to bf16 (a cast, which fuses with the loop that makes the operand);
+// sums run in f32.
+// - A result is kept in bf16 if some path leads from it to another such op (activations and their gradients),
+// else it is given
 //   in f32 as it is summed: gradients of weights go to the optimizer and to accumulators unrounded.
-// - A value exists in the version in which it was made, and in the other one where something asks for it. Views and concatenations
-//   do not decide: half(view(x)) is view(half(x)) and wide(view(x)) is view of whatever x is, cast after the view. So a cast
-//   stands beside the map that can take it in, never between two views.
+// - A value exists in the version in which it was made, and in the other one where something asks for it.
+// Views and concatenations
+//   do not decide: half(view(x)) is view(half(x)) and wide(view(x)) is view of whatever x is, cast after the
+//   view. So a cast stands beside the map that can take it in, never between two views.
 // - Losses, norms, softmax outside of attention and reductions read wide versions: PyTorch's autocast list.
 // - A product over one element (position times frequency) is no matrix product and stays f32.
 //
@@ -16,14 +20,15 @@
 typedef struct {
   const zg_graph *g;
   zg_builder *b;
-  zg_val *wide, *half;     // per source value: its two versions in b, none where not made
-  bool *feeds;             // per source value: some path leads to an op that takes bf16
+  zg_val *wide, *half;  // per source value: its two versions in b, none where not made
+  bool *feeds;          // per source value: some path leads to an op that takes bf16
 } rewrite;
 
 static bool is_float(const zg_graph *g, zg_val v) { return zg_is(v) && zg_type_of(g, v)->dtype == ZG_F32; }
 
 static bool takes_half(const zg_graph *g, const zg_node *n) {
-  if (n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad) return is_float(g, zg_in(g, n, 0));
+  if (n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad)
+    return is_float(g, zg_in(g, n, 0));
   if (n->op != &zg_op_matmul || !is_float(g, zg_in(g, n, 0))) return false;
   const zg_type *x = zg_type_of(g, zg_in(g, n, 0));
   return x->dim[x->rank - (((const zg_matmul_attr *)n->attr)->ta ? 2 : 1)] > 1;
@@ -41,8 +46,8 @@ static bool *find_feeds(const zg_graph *g, zg_arena *a) {
 }
 
 static bool is_transparent(const zg_node *n) {
-  return n->op == &zg_op_reshape || n->op == &zg_op_transpose || n->op == &zg_op_expand || n->op == &zg_op_slice ||
-         n->op == &zg_op_concat || n->op == &zg_op_unslice;
+  return n->op == &zg_op_reshape || n->op == &zg_op_transpose || n->op == &zg_op_expand ||
+         n->op == &zg_op_slice || n->op == &zg_op_concat || n->op == &zg_op_unslice;
 }
 
 static zg_val half_of(rewrite *r, zg_val v);
@@ -71,7 +76,8 @@ static zg_val half_of(rewrite *r, zg_val v) {
   if (!is_float(r->g, v)) return r->wide[v.id];
   if (zg_is(r->half[v.id])) return r->half[v.id];
   const zg_node *n = zg_node_of(r->g, v);
-  const zg_val h = is_transparent(n) ? emit_transparent(r, n, half_of) : zg_b_cast(r->b, r->wide[v.id], ZG_BF16);
+  const zg_val h =
+      is_transparent(n) ? emit_transparent(r, n, half_of) : zg_b_cast(r->b, r->wide[v.id], ZG_BF16);
   return r->half[v.id] = h;
 }
 
@@ -89,7 +95,7 @@ static void emit_half(rewrite *r, const zg_node *n) {
   const void *attr = n->attr;
   for (uint32_t i = 0; i < n->n_in; i++) {
     const zg_val v = zg_in(r->g, n, i);
-    const bool statistic = n->op == &zg_op_flash_attention_grad && i == 4;   // the log-sum-exp
+    const bool statistic = n->op == &zg_op_flash_attention_grad && i == 4;  // the log-sum-exp
     const bool mask = n->op != &zg_op_matmul && i == (n->op == &zg_op_flash_attention ? 3u : 6u);
     in[i] = statistic || mask ? wide_of(r, v) : half_of(r, v);
   }
@@ -114,14 +120,17 @@ static void emit_node(rewrite *r, const zg_node *n) {
   } else if (!is_transparent(n) || !is_float(r->g, zg_out(n, 0))) {
     for (uint32_t i = 0; i < n->n_in; i++) wide_of(r, zg_in(r->g, n, i));
     zg_emit_copy(r->b, r->g, n, r->wide);
-  }   // views and concatenations of floats are made when asked for
+  }  // views and concatenations of floats are made when asked for
 }
 
 zg_status zg_pass_lower_bf16(const zg_graph *g, zg_graph **out) {
   zg_arena scratch = {0};
   const bool *live = zg_find_live(g, &scratch);
-  rewrite r = {.g = g, .b = zg_builder_new(), .wide = ZG_NEW_N(&scratch, zg_val, g->values.n),
-               .half = ZG_NEW_N(&scratch, zg_val, g->values.n), .feeds = find_feeds(g, &scratch)};
+  rewrite r = {.g = g,
+               .b = zg_builder_new(),
+               .wide = ZG_NEW_N(&scratch, zg_val, g->values.n),
+               .half = ZG_NEW_N(&scratch, zg_val, g->values.n),
+               .feeds = find_feeds(g, &scratch)};
   for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(r.b); i++) {
     const zg_node *n = &g->nodes.at[i];
     if (zg__node_live(n, live) || zg__leaf_name(n->op, n->attr)) emit_node(&r, n);

@@ -1,17 +1,21 @@
-// opt_attention: attention that exporters spell out becomes the core op flash_attention, as does the op `attention`.
+// opt_attention: attention that exporters spell out becomes the core op flash_attention, as does the op
+// `attention`.
 //
-//   softmax(q k^T * scale [+ mask]) v, with what GPT-2, BERT, Llama, ViT, nanoGPT and JAX exports put around it:
+//   softmax(q k^T * scale [+ mask]) v, with what GPT-2, BERT, Llama, ViT, nanoGPT and JAX exports put around
+//   it:
 //   - scale: a constant factor or divisor of the scores; opt_simplify has moved those of q and k here
 //   - mask: an added tensor, or where(mask, scores, k) with a constant k
 //   - "safe softmax": where(isnan(p), 0, p), which gives 0 for rows without keys, as flash_attention does
-//   - grouped heads: keys and values repeated by reshape, expand, reshape; the unrepeated ones are taken. A view chain is
-//     followed by the lengths of its dims: [B, K, G, S, D] labels regrouped by each reshape and permuted by each transpose.
+//   - grouped heads: keys and values repeated by reshape, expand, reshape; the unrepeated ones are taken. A
+//   view chain is
+//     followed by the lengths of its dims: [B, K, G, S, D] labels regrouped by each reshape and permuted by
+//     each transpose.
 //   - batch and heads merged into one dim around the products
 //
-// A mask that depends on no leaf is evaluated here; if it says "key <= query + offset" it becomes the attribute `causal`,
-// so that whole tiles are skipped, and is never stored.
-// What differs from the graph as written: a row that may attend to nothing gives 0 where plain softmax gives NaN.
-// Cost: linear in the graph, and one evaluation per constant mask. Source: Dao et al. 2022, FlashAttention.
+// A mask that depends on no leaf is evaluated here; if it says "key <= query + offset" it becomes the
+// attribute `causal`, so that whole tiles are skipped, and is never stored. What differs from the graph as
+// written: a row that may attend to nothing gives 0 where plain softmax gives NaN. Cost: linear in the graph,
+// and one evaluation per constant mask. Source: Dao et al. 2022, FlashAttention.
 #include <math.h>
 #include <stdlib.h>
 
@@ -21,10 +25,10 @@
 enum { MAX_MASK_NODES = 64, MAX_MASK_ELEMS = 1 << 24, MAX_CHAIN = 12 };
 
 typedef struct {
-  zg_val q, k, v, mask;            // in the source graph; q [..,T,D], k [..,D,S] (as the product reads it), v [..,S,E]
-  zg_val mask_if;                  // bool: mask is 0 where it holds and `closed` elsewhere
+  zg_val q, k, v, mask;  // in the source graph; q [..,T,D], k [..,D,S] (as the product reads it), v [..,S,E]
+  zg_val mask_if;        // bool: mask is 0 where it holds and `closed` elsewhere
   double scale, closed;
-  int64_t b, h, t, s;              // the scores' dims
+  int64_t b, h, t, s;  // the scores' dims
 } match;
 
 static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
@@ -34,7 +38,8 @@ static bool scalar_const(const zg_graph *g, zg_val v, double *k) {
   return zg_is(v) && zg_elems(zg_type_of(g, v)) == 1 && zg__is_splat(g, v, k);
 }
 
-// ---- the probabilities ----------------------------------------------------------------------------------------------------
+// ---- the probabilities
+// ----------------------------------------------------------------------------------------------------
 // where(isnan(p), 0, p) -> p
 static zg_val strip_safe(const zg_graph *g, zg_val p) {
   double zero;
@@ -44,16 +49,19 @@ static zg_val strip_safe(const zg_graph *g, zg_val p) {
 }
 
 static bool same_last(const zg_type *x, const zg_type *y) {
-  return x->rank >= 2 && y->rank >= 2 && x->dim[x->rank - 1] == y->dim[y->rank - 1] && x->dim[x->rank - 2] == y->dim[y->rank - 2];
+  return x->rank >= 2 && y->rank >= 2 && x->dim[x->rank - 1] == y->dim[y->rank - 1] &&
+         x->dim[x->rank - 2] == y->dim[y->rank - 2];
 }
 
 // A reshape that only regroups the dims before the last two.
 static zg_val strip_batch_reshape(const zg_graph *g, zg_val v) {
-  while (zg_is_op(g, v, &zg_op_reshape) && same_last(zg_type_of(g, v), zg_type_of(g, operand(g, v, 0)))) v = operand(g, v, 0);
+  while (zg_is_op(g, v, &zg_op_reshape) && same_last(zg_type_of(g, v), zg_type_of(g, operand(g, v, 0))))
+    v = operand(g, v, 0);
   return v;
 }
 
-// ---- the scores -----------------------------------------------------------------------------------------------------------
+// ---- the scores
+// -----------------------------------------------------------------------------------------------------------
 static bool take_scale(const zg_graph *g, zg_val *s, double *scale) {
   double k;
   for (uint32_t i = 0; i < 2 && is_map(g, *s, ZG_S_MUL); i++)
@@ -93,7 +101,8 @@ static bool take_scores(const zg_graph *g, zg_val s, match *m, zg_val *product) 
 
 // Batch dims of a product's operands must all be there (no broadcasting between q and k).
 static bool whole_batch(const zg_graph *g, zg_val product) {
-  const zg_type *o = zg_type_of(g, product), *x = zg_type_of(g, operand(g, product, 0)), *y = zg_type_of(g, operand(g, product, 1));
+  const zg_type *o = zg_type_of(g, product), *x = zg_type_of(g, operand(g, product, 0)),
+                *y = zg_type_of(g, operand(g, product, 1));
   if (x->rank != o->rank || y->rank != o->rank) return false;
   for (uint32_t d = 0; d + 2 < o->rank; d++)
     if (x->dim[d] != o->dim[d] || y->dim[d] != o->dim[d]) return false;
@@ -116,16 +125,25 @@ static bool match_attention(const zg_graph *g, zg_val out, match *m, bool *k_row
   if (!zg_is_op(g, p, &zg_op_softmax)) return false;
   const zg_type *t = zg_type_of(g, p);
   const int64_t axis = ((const zg_axis_attr *)zg_node_of(g, p)->attr)->axis;
-  if (t->rank < 3 || t->rank > 4 || (axis != -1 && axis != (int64_t)t->rank - 1) || t->dtype == ZG_F16) return false;
-  m->b = t->rank == 4 ? t->dim[0] : 1, m->h = t->dim[t->rank - 3], m->t = t->dim[t->rank - 2], m->s = t->dim[t->rank - 1];
-  if (!take_scores(g, operand(g, p, 0), m, &product) || !plain_product(g, product, k_rows) || !isfinite(m->scale)) return false;
+  if (t->rank < 3 || t->rank > 4 || (axis != -1 && axis != (int64_t)t->rank - 1) || t->dtype == ZG_F16)
+    return false;
+  m->b = t->rank == 4 ? t->dim[0] : 1, m->h = t->dim[t->rank - 3], m->t = t->dim[t->rank - 2],
+  m->s = t->dim[t->rank - 1];
+  if (!take_scores(g, operand(g, p, 0), m, &product) || !plain_product(g, product, k_rows) ||
+      !isfinite(m->scale))
+    return false;
   m->q = operand(g, product, 0), m->k = operand(g, product, 1), m->v = operand(g, out, 1);
   const zg_val extra = zg_is(m->mask) ? m->mask : m->mask_if;
   return !zg_is(extra) || zg_type_of(g, extra)->rank <= t->rank;
 }
 
-// ---- grouped heads --------------------------------------------------------------------------------------------------------
-typedef struct { int n; int label[16]; int64_t size[16]; } labels;   // the dims longer than 1, in order, split as far as needed
+// ---- grouped heads
+// --------------------------------------------------------------------------------------------------------
+typedef struct {
+  int n;
+  int label[16];
+  int64_t size[16];
+} labels;  // the dims longer than 1, in order, split as far as needed
 
 // Cuts the flat labels so that the dims of t are whole runs of them; false where a dim would cut a label.
 static bool dim_runs(const labels *l, const zg_type *t, int *first) {
@@ -145,17 +163,20 @@ static bool permute(labels *l, const zg_type *from, const int64_t *perm) {
   if (!dim_runs(l, from, first)) return false;
   labels r = {0};
   for (uint32_t d = 0; d < from->rank; d++)
-    for (int i = first[perm[d]]; i < first[perm[d] + 1]; i++) r.label[r.n] = l->label[i], r.size[r.n++] = l->size[i];
+    for (int i = first[perm[d]]; i < first[perm[d] + 1]; i++)
+      r.label[r.n] = l->label[i], r.size[r.n++] = l->size[i];
   *l = r;
   return true;
 }
 
-// v: [.., H, S, D] (swapped: [.., H, D, S]), made by reshapes and transposes from an expand [B,K,1,S,D] -> [B,K,G,S,D]: gives the
-// value before the expand, of type [B,K,1,S,D].
+// v: [.., H, S, D] (swapped: [.., H, D, S]), made by reshapes and transposes from an expand [B,K,1,S,D] ->
+// [B,K,G,S,D]: gives the value before the expand, of type [B,K,1,S,D].
 static zg_val ungroup(const zg_graph *g, zg_val v, bool swapped) {
   zg_val chain[MAX_CHAIN];
   int n = 0;
-  for (; n < MAX_CHAIN && (zg_is_op(g, v, &zg_op_reshape) || zg_is_op(g, v, &zg_op_transpose)); v = operand(g, v, 0)) chain[n++] = v;
+  for (; n < MAX_CHAIN && (zg_is_op(g, v, &zg_op_reshape) || zg_is_op(g, v, &zg_op_transpose));
+       v = operand(g, v, 0))
+    chain[n++] = v;
   if (!zg_is_op(g, v, &zg_op_expand)) return (zg_val){0};
   const zg_val from = operand(g, v, 0);
   const zg_type *full = zg_type_of(g, v), *one = zg_type_of(g, from);
@@ -167,16 +188,19 @@ static zg_val ungroup(const zg_graph *g, zg_val v, bool swapped) {
   }
   while (n-- > 0)
     if (zg_is_op(g, chain[n], &zg_op_transpose) &&
-        !permute(&l, zg_type_of(g, operand(g, chain[n], 0)), ((const zg_transpose_attr *)zg_node_of(g, chain[n])->attr)->perm.at))
+        !permute(&l, zg_type_of(g, operand(g, chain[n], 0)),
+                 ((const zg_transpose_attr *)zg_node_of(g, chain[n])->attr)->perm.at))
       return (zg_val){0};
   const int want[2][5] = {{0, 1, 2, 3, 4}, {0, 1, 2, 4, 3}};
   int at = 0;
   for (int d = 0; d < 5; d++)
-    if (full->dim[want[swapped][d]] != 1 && (at >= l.n || l.label[at++] != want[swapped][d])) return (zg_val){0};
+    if (full->dim[want[swapped][d]] != 1 && (at >= l.n || l.label[at++] != want[swapped][d]))
+      return (zg_val){0};
   return from;
 }
 
-// ---- masks ----------------------------------------------------------------------------------------------------------------
+// ---- masks
+// ----------------------------------------------------------------------------------------------------------------
 // Copies what v is made of into b, unless it hangs on a leaf or is long.
 static bool copy_closed(zg_builder *b, const zg_graph *g, zg_val v, zg_val *map, int *left) {
   if (zg_is(map[v.id])) return true;
@@ -225,16 +249,19 @@ static bool mask_open(const zg_tensor *t, int64_t i, bool *ok) {
   return x == 0;
 }
 
-// Is the mask "key <= query + offset" in every batch and head, every row with a key? An open mask is causal with offset S.
+// Is the mask "key <= query + offset" in every batch and head, every row with a key? An open mask is causal
+// with offset S.
 static bool is_causal(const zg_tensor *m, const match *x, int64_t *offset) {
   const zg_type *t = &m->type;
-  if (t->rank < 2 || t->dim[t->rank - 1] != x->s || t->dim[t->rank - 2] != x->t || x->t == 0 || x->s == 0) return false;
+  if (t->rank < 2 || t->dim[t->rank - 1] != x->s || t->dim[t->rank - 2] != x->t || x->t == 0 || x->s == 0)
+    return false;
   const int64_t n = zg_elems(t) / (x->t * x->s);
   bool ok = n > 0;
   int64_t off = -1;
   while (ok && off + 1 < x->s && mask_open(m, off + 1, &ok)) off++;
   for (int64_t i = 0; i < n * x->t && ok; i++)
-    for (int64_t j = 0; j < x->s && ok; j++) ok = mask_open(m, i * x->s + j, &ok) == (j <= i % x->t + off) && ok;
+    for (int64_t j = 0; j < x->s && ok; j++)
+      ok = mask_open(m, i * x->s + j, &ok) == (j <= i % x->t + off) && ok;
   *offset = off;
   return ok && off >= 0;
 }
@@ -249,8 +276,13 @@ static bool causal_mask(const zg_graph *g, zg_val mask, const match *m, int64_t 
   return yes;
 }
 
-// ---- rewriting ------------------------------------------------------------------------------------------------------------
-typedef struct { zg_builder *b; const zg_graph *g; zg_val *map; } rewrite;
+// ---- rewriting
+// ------------------------------------------------------------------------------------------------------------
+typedef struct {
+  zg_builder *b;
+  const zg_graph *g;
+  zg_val *map;
+} rewrite;
 
 static zg_val as_4d(zg_builder *b, zg_val x, int64_t batch, int64_t heads) {
   const zg_type t = *zg_b_type(b, x);

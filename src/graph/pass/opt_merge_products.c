@@ -2,12 +2,14 @@
 //
 //   A1' B1 + A2' B2 + ... + An' Bn  =  [A1; A2; ..; An]' [B1; B2; ..; Bn]
 //
-// An unrolled recurrence (LSTM, GRU, RNN) gives each step's share of the weights' gradient so: n products with K = batch, each of
-// which reads and writes the whole gradient. One product reads the stacked operands once. Operands are stacked along their rows, so a
-// producer that strides can serve writes straight into its part of the stack.
+// An unrolled recurrence (LSTM, GRU, RNN) gives each step's share of the weights' gradient so: n products
+// with K = batch, each of which reads and writes the whole gradient. One product reads the stacked operands
+// once. Operands are stacked along their rows, so a producer that strides can serve writes straight into its
+// part of the stack.
 //
 // - Sums are trees of additions whose inner results nobody else reads; their terms are taken in order.
-// - Taken are products of rank 2 with the left side transposed, K <= 256 and nobody else reading; three at least.
+// - Taken are products of rank 2 with the left side transposed, K <= 256 and nobody else reading; three at
+// least.
 // - The order of summation changes, within what a longer K does anyhow.
 // Cost: linear in the graph; memory for the stacks, K (M + N) elements in all.
 #include "graph/graph_priv.h"
@@ -24,7 +26,9 @@ typedef struct {
 } rewrite;
 
 static bool is_sum(const zg_graph *g, zg_val v) { return zg_is_op(g, v, zg_map_op(ZG_S_ADD)); }
-static bool same_type(const zg_graph *g, zg_val x, zg_val y) { return zg_type_equal(zg_type_of(g, x), zg_type_of(g, y)); }
+static bool same_type(const zg_graph *g, zg_val x, zg_val y) {
+  return zg_type_equal(zg_type_of(g, x), zg_type_of(g, y));
+}
 
 static void collect(rewrite *r, zg_val v, zg_val root, uint32_t depth) {
   const zg_graph *g = r->g;
@@ -43,7 +47,8 @@ static bool stackable(const rewrite *r, zg_val v, zg_val root) {
   const zg_node *n = zg_node_of(g, v);
   const zg_matmul_attr *a = n->attr;
   const zg_type *x = zg_type_of(g, zg_in(g, n, 0));
-  return a->ta && !a->tb && !a->wide && x->rank == 2 && x->dim[0] <= MAX_K && zg_type_of(g, zg_in(g, n, 1))->rank == 2;
+  return a->ta && !a->tb && !a->wide && x->rank == 2 && x->dim[0] <= MAX_K &&
+         zg_type_of(g, zg_in(g, n, 1))->rank == 2;
 }
 
 // The sum of the terms of `root`, its products as one; false (and nothing made) where too few are stackable.
@@ -90,7 +95,10 @@ static bool *find_inner(const zg_graph *g, const uint32_t *uses, zg_arena *a) {
 zg_status zg_pass_opt_merge_products(const zg_graph *g, zg_graph **out) {
   zg_arena scratch = {0};
   const bool *live = zg_find_live(g, &scratch);
-  rewrite r = {.g = g, .b = zg_builder_new(), .uses = zg_find_uses(g, &scratch), .map = ZG_NEW_N(&scratch, zg_val, g->values.n)};
+  rewrite r = {.g = g,
+               .b = zg_builder_new(),
+               .uses = zg_find_uses(g, &scratch),
+               .map = ZG_NEW_N(&scratch, zg_val, g->values.n)};
   const bool *inner = find_inner(g, r.uses, &scratch);
   for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(r.b); i++) {
     const zg_node *n = &g->nodes.at[i];
