@@ -171,7 +171,7 @@ const zg_verb zg_verb_plan = {
     "file for chrome://tracing or Perfetto; --csv the buffers as MiniMalloc reads them.\n\n"
     "--symbolic dims.batch=2,dims.seq=64 gives the bytes of a step as a polynomial in those keys, fitted to plans at 1 to 3 times\n"
     "the values and checked at 4 times.\n\n"
-    "examples:\n"
+    "example:\n"
     "  zgraph plan model.onnx --config run.yaml --html plan.html\n"
     "  zgraph plan model.onnx --config run.yaml --set data.train.batch_size=64\n",
     run};
