@@ -2,7 +2,8 @@
 // One schedule a family of ops, one segment a case, so that kernels are compiled many at once.
 //
 // usage: conform_test DEVICE DTYPE [FAMILY...]; status 77: there is no such device. Cases are written with
-// f64, which DTYPE replaces: f64, f32, bf16, f16. ZG_TEST_OP=name: that op alone. ZG_TEST_BARRIERS=1, on the
+// f64, which DTYPE replaces: f64, f32, bf16, f16. ZG_TEST_OP=name: that op alone; of the
+// larger cases those whose names hold it. ZG_TEST_BARRIERS=1, on the
 // emulator (tests/emulator): then every barrier of every kernel is taken away in turn, and some case must
 // fail in some order of threads.
 #include "../sched/op_cases.h"
@@ -214,7 +215,8 @@ static int run_family(const zg_device_vtable *vt, zg_device *d, const char *dtyp
   zg_str text = {0};
   suite u = {.vt = vt, .device = d, .dtype = dtype, .s = zg_sched_new(), .c = {.report = &text}};
   const char *only = getenv("ZG_TEST_OP");
-  if (!f) add_cases(&u, "larger", larger_cases, ZG_COUNT(larger_cases));
+  for (size_t k = 0; !f && k < ZG_COUNT(larger_cases); k++)
+    if (!only || strstr(larger_cases[k].name, only)) add_cases(&u, "larger", &larger_cases[k], 1);
   for (uint32_t i = 0; f && i < f->n_ops; i++)
     if (!only || !strcmp(only, f->ops[i]->name))
       add_cases(&u, f->ops[i]->name, f->ops[i]->cases, f->ops[i]->n_cases);

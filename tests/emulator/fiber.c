@@ -31,8 +31,8 @@ typedef struct {
 static struct {
   thread *threads;
   char *stacks;
-  zg_emu_swap (*exchanges)[WARP];  // of each warp
-  unsigned order[ZG_EMU_THREADS_MAX];
+  zg_emu_swap (*exchanges)[WARP];             // of each warp
+  unsigned order[ZG_EMU_THREADS_MAX / WARP];  // of warps
   unsigned n, current, waiting, gone;
   int barrier_site, vote_sum, vote_result;
   const zg_emu_launch *launch;
@@ -240,8 +240,8 @@ static void begin_block(zg_emu_dim at, int mode) {
     t->id = (zg_emu_dim){i % d.x, i / d.x % d.y, i / (d.x * d.y)};
     t->state = READY, t->got = NULL;
     t->sp = new_stack(run.stacks + (size_t)i * STACK_BYTES, entry);
-    run.order[i] = mode == 1 ? run.n - 1 - i : i;
   }
+  for (unsigned w = 0, n = (run.n + WARP - 1) / WARP; w < n; w++) run.order[w] = mode == 1 ? n - 1 - w : w;
   zg_emu_context.block = at;
   if (l->shared) memset(l->shared, POISON, (size_t)(l->shared_end - l->shared));
   memset(l->dyn, POISON, l->dyn_bytes);
@@ -262,20 +262,42 @@ static void stuck(void) {
       barriers, meetings, line_of(site), run.gone);
 }
 
+static bool run_thread(unsigned i) {
+  thread *t = &run.threads[i];
+  if (i >= run.n || t->state != READY || run.problem[0]) return false;
+  run.current = i;
+  zg_emu_context.thread = t->id, zg_emu_context.lane = i % WARP;
+  zg_emu_switch(&run.main_sp, t->sp);
+  return true;
+}
+
+// A warp goes on until all its lanes wait for other warps, so that it runs as far ahead of them as it can; in
+// random order it may stop before.
+static bool run_warp(unsigned first, int mode) {
+  bool moved = false;
+  for (bool again = true; again && !(mode == 2 && draw() % 16 == 0);) {
+    unsigned mask = mode == 0 ? 0 : mode == 1 ? WARP - 1 : (unsigned)(draw() % WARP);
+    again = false;
+    for (unsigned k = 0; k < WARP; k++) again |= run_thread(first + (k ^ mask));
+    moved |= again;
+  }
+  return moved;
+}
+
+static bool any_ready(void) {
+  for (unsigned i = 0; i < run.n; i++)
+    if (run.threads[i].state == READY) return true;
+  return false;
+}
+
 static void run_block(zg_emu_dim at, int mode) {
+  unsigned n_warps = (run.n + WARP - 1) / WARP;
   begin_block(at, mode);
   while (run.gone < run.n && !run.problem[0]) {
     bool moved = false;
-    if (mode == 2) shuffle(run.order, run.n);
-    for (unsigned k = 0; k < run.n && !run.problem[0]; k++) {
-      thread *t = &run.threads[run.order[k]];
-      if (t->state != READY) continue;
-      run.current = run.order[k];
-      zg_emu_context.thread = t->id, zg_emu_context.lane = run.current % WARP;
-      zg_emu_switch(&run.main_sp, t->sp);
-      moved = true;
-    }
-    if (!moved && !run.problem[0]) stuck();
+    if (mode == 2) shuffle(run.order, n_warps);
+    for (unsigned k = 0; k < n_warps && !run.problem[0]; k++) moved |= run_warp(run.order[k] * WARP, mode);
+    if (!moved && !run.problem[0] && !any_ready()) stuck();
   }
   for (unsigned i = 0; i < GUARD && !run.problem[0]; i++)
     if ((unsigned char)run.launch->dyn[run.launch->dyn_bytes + i] != GUARD_BYTE)
