@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-enum { CORE = 2048, MAX_TRIES = 20000, WORK = 20 * 1000 * 1000, PER_WINDOW = 64 };
+enum { CORE = 2048, MAX_TRIES = 400000, WORK = 120 * 1000 * 1000, PER_WINDOW = 64 };
 
 uint64_t zg_pack_bound(const zg_pack_item *items, uint32_t n) {
   uint32_t end = 0;
