@@ -258,7 +258,7 @@ zg_status zg__zero_overlap(void *self, zg_sched *s) {
   overlap o = {.z = self, .s = s, .next_event = 1};
   if (!o.z->o.overlap) return NULL;
   zg_arena mem = {0};
-  const zg_step *all = zg_arena_copy(&mem, s->steps.at, sizeof *all * (s->steps.n + 1));
+  const zg_step *all = zg_arena_copy(&mem, s->steps.at, sizeof *all * s->steps.n);
   s->steps.n = 0;
   for (size_t g = 0; g < s->segments.n; g++) {
     zg_segment *seg = &s->segments.at[g];
