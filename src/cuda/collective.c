@@ -24,8 +24,23 @@ static zg_status find_comm(zg__nccl_groups *all, zg_comm *comm, uint32_t group, 
 }
 
 void zg__nccl_groups_fini(zg__nccl_groups *g) {
-  for (size_t i = 0; i < g->all.n; i++) zg__nccl.ncclCommDestroy(g->all.at[i].comm);
+  for (size_t i = 0; i < g->all.n; i++)
+    if (!g->aborted) zg__nccl.ncclCommDestroy(g->all.at[i].comm);
   zg_vec_fini(&g->all);
+}
+
+zg_status zg__collective_check(zg__nccl_groups *g) {
+  for (size_t i = 0; i < g->all.n && !g->aborted; i++) {
+    int async = 0;
+    ZG_TRY(ZG_NCCL(ncclCommGetAsyncError, g->all.at[i].comm, &async));
+    if (async != ZG_NCCL_IN_PROGRESS) ZG_TRY(zg__nccl_status(async, "a collective"));
+  }
+  return NULL;
+}
+
+void zg__collective_abort(zg__nccl_groups *g) {
+  for (size_t i = 0; i < g->all.n && !g->aborted; i++) zg__nccl.ncclCommAbort(g->all.at[i].comm);
+  g->aborted = true;
 }
 
 // One collective, resolved: sizes in bytes, addresses as numbers.
@@ -128,11 +143,9 @@ zg_status zg__collective_run(zg__nccl_groups *all, zg_comm *comm, const zg_comm_
             .data = op->data,
             .shard = op->shard};
   if (g.size == 1) return run_alone(&c);
+  if (all->aborted) return zg_error(ZG_CANCELLED, "an earlier collective failed");
   ZG_TRY(find_comm(all, comm, op->group, &g, &c.comm));
   ZG_TRY(run_group(&c));
-  int async = 0;
-  ZG_TRY(ZG_NCCL(ncclCommGetAsyncError, c.comm, &async));
-  if (async != ZG_NCCL_IN_PROGRESS) ZG_TRY(zg__nccl_status(async, "a collective before"));
   comm->calls[op->kind]++;
   comm->bytes_sent[op->kind] += zg_comm_op_bytes(op->kind, op->dtype, op->n, g.size);
   return NULL;

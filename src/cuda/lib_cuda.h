@@ -9,6 +9,7 @@ typedef int zg_cu_device;
 enum {
   ZG_CU_OUT_OF_MEMORY = 2,
   ZG_CU_NO_DEVICE = 100,
+  ZG_CU_NOT_READY = 600,
   ZG_CU_ATTR_MAX_SHARED = 8,
   ZG_CU_ATTR_SMS = 16,
   ZG_CU_ATTR_MAJOR = 75,
@@ -47,21 +48,25 @@ enum {
   X(cuMemcpyDtoHAsync_v2, (void *to, zg_cu_ptr from, size_t n, zg_cu_handle stream))                  \
   X(cuMemcpyDtoDAsync_v2, (zg_cu_ptr to, zg_cu_ptr from, size_t n, zg_cu_handle stream))              \
   X(cuMemsetD8Async, (zg_cu_ptr to, unsigned char value, size_t n, zg_cu_handle stream))              \
+  X(cuMemsetD32Async, (zg_cu_ptr to, unsigned value, size_t n, zg_cu_handle stream))                  \
   X(cuModuleLoadData, (zg_cu_handle * out, const void *image))                                        \
   X(cuModuleUnload, (zg_cu_handle module))                                                            \
   X(cuModuleGetFunction, (zg_cu_handle * out, zg_cu_handle module, const char *name))                 \
   X(cuFuncSetAttribute, (zg_cu_handle f, int attribute, int value))                                   \
   X(cuLaunchKernel, (zg_cu_handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, \
                      unsigned bz, unsigned shared, zg_cu_handle stream, void **params, void **extra)) \
+  X(cuLaunchHostFunc, (zg_cu_handle stream, void (*f)(void *), void *arg))                            \
   X(cuStreamCreate, (zg_cu_handle * out, unsigned flags))                                             \
   X(cuStreamDestroy_v2, (zg_cu_handle stream))                                                        \
   X(cuStreamSynchronize, (zg_cu_handle stream))                                                       \
+  X(cuStreamQuery, (zg_cu_handle stream))                                                             \
   X(cuStreamWaitEvent, (zg_cu_handle stream, zg_cu_handle event, unsigned flags))                     \
   X(cuStreamBeginCapture_v2, (zg_cu_handle stream, int mode))                                         \
   X(cuStreamEndCapture, (zg_cu_handle stream, zg_cu_handle * graph))                                  \
   X(cuEventCreate, (zg_cu_handle * out, unsigned flags))                                              \
   X(cuEventDestroy_v2, (zg_cu_handle event))                                                          \
   X(cuEventRecord, (zg_cu_handle event, zg_cu_handle stream))                                         \
+  X(cuEventQuery, (zg_cu_handle event))                                                               \
   X(cuEventSynchronize, (zg_cu_handle event))                                                         \
   X(cuGraphInstantiateWithFlags, (zg_cu_handle * out, zg_cu_handle graph, unsigned long long flags))  \
   X(cuGraphLaunch, (zg_cu_handle exec, zg_cu_handle stream))                                          \

@@ -106,6 +106,8 @@ zg_status zg_comm_barrier(zg_comm *c, const char *what) {
   return zg_comm_run(c, &(zg_comm_op){.kind = ZG_COMM_BARRIER, .dtype = ZG_U8, .what = what});
 }
 
+zg_status zg_comm_check(zg_comm *c) { return c->vt->check ? c->vt->check(c) : NULL; }
+
 void zg_comm_abort(zg_comm *c, const char *why) { c->vt->abort(c, why); }
 
 void zg_comm_free(zg_comm *c) {

@@ -36,6 +36,7 @@ typedef struct {
   const char *name;                                            // "local", "shm", "tcp", "mpi"
   zg_status (*run)(zg_comm *c, const zg_comm_op *op);          // checked already; the group has more than one member
   void (*abort)(zg_comm *c, const char *why);                  // any thread, any time, any number of times
+  zg_status (*check)(zg_comm *c);                              // what zg_comm_check says; NULL: nothing is known outside of collectives
   void (*free)(zg_comm *c);
 } zg_comm_vtable;
 
@@ -87,6 +88,9 @@ zg_status zg_comm_broadcast(zg_comm *c, uint32_t group, zg_dtype t, void *data, 
 zg_status zg_comm_barrier(zg_comm *c, const char *what);
 // Tells all ranks that this one ends: their collectives, running and to come, fail with `why`. Thread-safe, idempotent.
 void zg_comm_abort(zg_comm *c, const char *why);
+// What is known of the other ranks without a collective, for those whose collectives are done by others (NCCL): NULL while all seems well,
+// ZG_CANCELLED with the rank that failed. Cheap, any thread.
+zg_status zg_comm_check(zg_comm *c);
 void zg_comm_free(zg_comm *c);                                 // NULL ok
 
 // Bytes that one rank sends, as DESIGN section 6 counts: with g members and e = elements of the whole, rounded up to a multiple of g,

@@ -103,6 +103,11 @@ static void local_abort(zg_comm *base, const char *why) {
   pthread_mutex_unlock(&sh->lock);
 }
 
+static zg_status local_check(zg_comm *base) {
+  shared *sh = ((local_comm *)base)->sh;
+  return atomic_load(&sh->aborted) ? failure(sh) : NULL;
+}
+
 static void local_free(zg_comm *base) {
   shared *sh = ((local_comm *)base)->sh;
   zg_free(base);
@@ -115,7 +120,7 @@ static void local_free(zg_comm *base) {
   zg_free(sh);
 }
 
-static const zg_comm_vtable local_vtable = {.name = "local", .run = local_run, .abort = local_abort, .free = local_free};
+static const zg_comm_vtable local_vtable = {.name = "local", .run = local_run, .abort = local_abort, .check = local_check, .free = local_free};
 
 zg_status zg_comm_local_new(uint32_t n, zg_comm **out) {
   if (n < 1 || n > ZG_MAX_WORLD) return zg_error(ZG_INVALID, "%u ranks in one process: 1 to %d", n, ZG_MAX_WORLD);

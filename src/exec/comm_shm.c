@@ -210,6 +210,8 @@ static zg_status shm_run(zg_comm *base, const zg_comm_op *op) {
 
 static void shm_abort(zg_comm *base, const char *why) { zg__watch_abort(((shm_comm *)base)->p.watch, why); }
 
+static zg_status shm_check(zg_comm *base) { return zg__watch_status(((shm_comm *)base)->p.watch); }
+
 static void shm_free(zg_comm *base) {
   shm_comm *c = (shm_comm *)base;
   zg__watch_free(c->p.watch);
@@ -218,7 +220,7 @@ static void shm_free(zg_comm *base) {
 }
 
 zg_comm *zg__shm_new(const zg__procs *p, void *map) {
-  static const zg_comm_vtable vtable = {.name = "shm", .run = shm_run, .abort = shm_abort, .free = shm_free};
+  static const zg_comm_vtable vtable = {.name = "shm", .run = shm_run, .abort = shm_abort, .check = shm_check, .free = shm_free};
   shm_comm *c = zg_alloc(sizeof *c);
   c->p = *p;
   c->p.base.vt = &vtable;

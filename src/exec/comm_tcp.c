@@ -71,6 +71,8 @@ static zg_status exchange(zg__mesh *m, const zg_comm_group *g) {
 
 static void tcp_abort(zg_comm *base, const char *why) { zg__watch_abort(((tcp_comm *)base)->m.p.watch, why); }
 
+static zg_status tcp_check(zg_comm *base) { return zg__watch_status(((tcp_comm *)base)->m.p.watch); }
+
 static void tcp_free(zg_comm *base) {
   tcp_comm *c = (tcp_comm *)base;
   zg__watch_free(c->m.p.watch);
@@ -82,7 +84,7 @@ static void tcp_free(zg_comm *base) {
 }
 
 zg_status zg__tcp_new(const zg__procs *p, int *fds, zg_comm **out) {
-  static const zg_comm_vtable vtable = {.name = "tcp", .run = zg__mesh_run, .abort = tcp_abort, .free = tcp_free};
+  static const zg_comm_vtable vtable = {.name = "tcp", .run = zg__mesh_run, .abort = tcp_abort, .check = tcp_check, .free = tcp_free};
   tcp_comm *c = zg_alloc(sizeof *c);
   zg_status s = zg__mesh_init(&c->m, p);
   if (s) {

@@ -28,12 +28,30 @@ typedef struct {
   // device); the member is NULL for devices whose memory the host cannot address.
   void *(*host_ptr)(const zg_program *p, uint32_t buf);
   // For devices without host_ptr: where a buffer is for the device, and a collective over such addresses (op->data, op->shard), put behind
-  // the work given before. comm brings the ranks together. Members NULL: the device runs on one rank only.
+  // the work given before to the step's stream. comm brings the ranks together. Members NULL: the device runs on one rank only.
   void *(*device_ptr)(const zg_program *p, uint32_t buf);
-  zg_status (*collective)(zg_program *p, zg_comm *comm, const zg_comm_op *op);
+  zg_status (*collective)(zg_program *p, const zg_step *s, zg_comm *comm, const zg_comm_op *op);
+  // Devices that queue work and return at once; the members from here to `take` are there together or not at all. Without them a step is
+  // done when its call returns, and the step loop gives each stream a thread.
+  //   begin  before the steps of a segment. *replayed: the device has queued all of them itself, from a recording; none follow
+  //   end    after them, or after the step that failed (`so_far`, taken over): the compute stream goes on when all streams have done the
+  //          segment. *again: nothing has run yet, the device wants begin, all steps and end once more
+  //   group  collectives up to `on` = false start together: they are neighbours on one stream and independent
+  //   mark   RECORD and WAIT. A wait means the last record of its event
+  //   copy   bytes a[to_at .. +n) <- b[from_at .. +n) of a COPY step, within both buffers
+  //   fetch  asks for n <= 16 bytes of a result as it is when the work given so far is done; take waits for that alone. Tickets are taken
+  //          once, in any order. What went wrong on the device meanwhile is take's (and read's) status.
+  zg_status (*begin)(zg_program *p, const zg_segment *seg, zg_comm *comm, zg_rand_state r, bool *replayed);
+  zg_status (*end)(zg_program *p, zg_status so_far, bool *again);
+  zg_status (*group)(zg_program *p, bool on);
+  zg_status (*mark)(zg_program *p, const zg_step *s);
+  zg_status (*copy)(zg_program *p, const zg_step *s, uint64_t to_at, uint64_t from_at, uint64_t n);
+  zg_status (*fetch)(zg_program *p, uint32_t buf, uint64_t at, uint64_t n, uint32_t *out_ticket);
+  zg_status (*take)(zg_program *p, uint32_t ticket, void *dst);
   uint64_t (*allocated)(const zg_program *p);                        // bytes of all arenas really allocated
 } zg_device_vtable;
 extern const zg_device_vtable zg_device_cpu, zg_device_null;
 struct zg_device { const zg_device_vtable *vt; };
 typedef struct zg_streams zg_streams;                                // exec/exec.h: zg_exec_attach
-struct zg_program { zg_device *device; const zg_sched *sched; zg_streams *streams; };
+typedef struct zg_poison zg_poison;                                  // exec/exec.h: zg_exec_poison
+struct zg_program { zg_device *device; const zg_sched *sched; zg_streams *streams; zg_poison *poison; };

@@ -33,6 +33,7 @@ static zg_status run_copy(zg_program *p, const zg_step *s) {
                     b->name, a->name);
   if (n == 0 || (s->a == s->b && at == bt)) return NULL;
   const zg_device_vtable *vt = p->device->vt;
+  if (vt->copy) return vt->copy(p, s, at, bt, n);
   uint8_t *to = vt->host_ptr ? vt->host_ptr(p, s->a) : NULL;
   const uint8_t *from = vt->host_ptr ? vt->host_ptr(p, s->b) : NULL;
   if (!to || !from) return copy_bytes(p, s->a, at, s->b, bt, n);
@@ -108,7 +109,7 @@ static zg_status run_collective(zg_program *p, const zg_step *s, zg_comm *comm) 
             : s->kind == ZG_STEP_ALL_REDUCE     ? ZG_COMM_ALL_REDUCE : ZG_COMM_BROADCAST;
   if (!op.data && op.n) return NULL;   // the null device: executes nothing
   if (!vt->host_ptr)
-    return zg_status_prefix(vt->collective(p, comm, &op), "%s of \"%s\" on rank %u of %u: ", zg_comm_kind_name(op.kind), op.what, comm->rank,
+    return zg_status_prefix(vt->collective(p, s, comm, &op), "%s of \"%s\" on rank %u of %u: ", zg_comm_kind_name(op.kind), op.what, comm->rank,
                             comm->world);
   return zg_comm_run(comm, &op);
 }
@@ -143,9 +144,9 @@ zg_status zg__exec_step(zg_program *p, const zg_step *s, zg_comm *comm, zg_rand_
     case ZG_STEP_PARTITION:
       return zg_error(ZG_INTERNAL, "partition of buffer \"%s\": weights are loaded by the trainer, not by the step loop",
                       p->sched->bufs.at[s->a].name);
-    case ZG_STEP_RELEASE:
+    case ZG_STEP_RELEASE: return p->poison ? zg__poison_release(p, (uint32_t)(s - p->sched->steps.at)) : NULL;
     case ZG_STEP_RECORD:
-    case ZG_STEP_WAIT:
+    case ZG_STEP_WAIT: return p->device->vt->mark ? p->device->vt->mark(p, s) : NULL;
     case ZG_N_STEP_KINDS: break;
   }
   return NULL;
@@ -155,6 +156,7 @@ zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_ex
   const zg_segment *seg = zg_sched_find_segment(p->sched, segment);
   if (!seg) return zg_error(ZG_NOT_FOUND, "schedule has no segment \"%s\"", segment);
   if (p->streams) return zg__streams_run(p->streams, seg, r, stats);
+  if (p->device->vt->begin) return zg__exec_queue(p, seg, NULL, r, stats);
   for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
     ZG_TRY(zg__exec_step(p, &p->sched->steps.at[i], NULL, r, stats));
     if (stats) stats->steps_run++;

@@ -14,10 +14,15 @@ typedef struct {
 // Gives a program its communicator (borrowed; NULL: none) and its streams: from now on steps of ZG_STREAM_COMM and ZG_STREAM_COPY
 // run on threads of their own beside the compute steps, ordered by RECORD and WAIT; a segment ends when all its streams have.
 // Collectives run one at a time in the order of the steps, whatever their stream, so every rank runs them in the same order.
-// Without this call all steps run in order on the caller's thread, which is right for one rank.
+// Without this call all steps run in order on the caller's thread, which is right for one rank. Devices that queue work (device.h: begin)
+// need no threads: the caller queues all steps, in their order, each on its stream.
 // ZG_INVALID: the schedule cannot run so (a wait without record, a kernel off the compute stream, the wrong number of ranks).
 zg_status zg_exec_attach(zg_program *p, zg_comm *comm);
 void zg_exec_detach(zg_program *p);      // before program_free; a program without streams is fine
+
+// For tests: from now on RELEASE steps fill their buffer with bytes 0xff (NaN), as far as nothing alive has taken its place already; what
+// reads it too late shows. Ended by zg_exec_detach.
+void zg_exec_poison(zg_program *p);
 
 // A step that fails stops all streams of this rank, and its communicator is aborted, so that the other ranks stop as well.
 zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_exec_stats *stats /* may be NULL */);

@@ -166,6 +166,11 @@ static bool uses(const zg_sched *s, const zg_segment *seg, uint8_t stream) {
 
 zg_status zg__streams_run(zg_streams *st, const zg_segment *seg, zg_rand_state r, zg_exec_stats *stats) {
   if (atomic_load(&st->failed)) return zg_error(ZG_CANCELLED, "segment \"%s\": an earlier one failed", seg->name);
+  if (st->program->device->vt->begin) {
+    zg_status status = zg__exec_queue(st->program, seg, st->comm, r, stats);
+    if (status && st->comm) zg_comm_abort(st->comm, zg_status_message(status));
+    return status;
+  }
   bool on[ZG_N_STREAMS] = {false};
   st->seg = seg;
   st->rand = r;
@@ -257,7 +262,7 @@ zg_status zg_exec_attach(zg_program *p, zg_comm *comm) {
     worker *w = &st->workers[t];
     w->all = st;
     w->stream = t;
-    if (t != ZG_STREAM_COMPUTE && w->used) ZG_TRY_OUT(start(w));
+    if (t != ZG_STREAM_COMPUTE && w->used && !p->device->vt->begin) ZG_TRY_OUT(start(w));
   }
 out:
   if (status) zg_exec_detach(p);
@@ -265,6 +270,7 @@ out:
 }
 
 void zg_exec_detach(zg_program *p) {
+  if (p) zg__poison_free(p);
   zg_streams *st = p ? p->streams : NULL;
   if (!st) return;
   atomic_store(&st->stop, true);

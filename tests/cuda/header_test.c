@@ -14,6 +14,7 @@
 _Static_assert(sizeof(CUdeviceptr) == sizeof(zg_cu_ptr) && sizeof(CUdevice) == sizeof(zg_cu_device), "driver types");
 _Static_assert(sizeof(CUstream) == sizeof(zg_cu_handle) && sizeof(CUresult) == sizeof(int), "driver types");
 _Static_assert(CUDA_ERROR_OUT_OF_MEMORY == ZG_CU_OUT_OF_MEMORY && CUDA_ERROR_NO_DEVICE == ZG_CU_NO_DEVICE, "driver results");
+_Static_assert(CUDA_ERROR_NOT_READY == ZG_CU_NOT_READY, "driver results");
 _Static_assert(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK == ZG_CU_ATTR_MAX_SHARED, "shared memory");
 _Static_assert(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT == ZG_CU_ATTR_SMS, "multiprocessors");
 _Static_assert(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR == ZG_CU_ATTR_MAJOR, "capability");
