@@ -66,6 +66,29 @@ zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind
   return NULL;
 }
 
+zg_status zg_session_ask(zg_session *s, const char *segment, zg_out_kind kind, const char *name, zg_later *out) {
+  const zg_sched_output *o = zg_sched_find_output(zg_session_sched(s), segment, kind, name);
+  *out = (zg_later){.value = NAN};
+  if (!o || zg_elems(&o->type) != 1) return NULL;
+  if (!zg_session_queues(s)) return zg_session_scalar(s, segment, kind, name, &out->value);
+  const uint64_t size = zg_dtype_bytes(o->type.dtype);
+  out->dtype = o->type.dtype;
+  ZG_TRY(s->device->vt->fetch(s->program, o->view.buf, (uint64_t)o->view.offset * size, size, &out->ticket));
+  out->queued = true;
+  return NULL;
+}
+
+zg_status zg_session_take(zg_session *s, zg_later *l, double *out) {
+  uint8_t bytes[16];
+  if (l->queued) {
+    l->queued = false;
+    ZG_TRY(s->device->vt->take(s->program, l->ticket, bytes));
+    l->value = zg_get_f64(l->dtype, bytes, 0);
+  }
+  *out = l->value;
+  return NULL;
+}
+
 // A buffer's bytes on the host: where they are, or a copy that *owned holds.
 static zg_status host_bytes(zg_session *s, uint32_t buf, const void **out, void **owned) {
   const zg_device_vtable *vt = s->device->vt;

@@ -64,5 +64,13 @@ zg_status zg_session_feed(zg_session *s, zg_data *set, uint64_t consumed);
 zg_status zg_session_read(zg_session *s, const zg_sched_output *o, void *data);
 // Reads a scalar result (loss, "@grad_norm"); NaN if the schedule has none of that name.
 zg_status zg_session_scalar(zg_session *s, const char *segment, zg_out_kind kind, const char *name, double *out);
+// A scalar result that is asked for now and taken later: on a device that queues work, asking does not wait for the work before it.
+typedef struct { zg_dtype dtype; uint32_t ticket; bool queued; double value; } zg_later;
+// Asks for a scalar result of the segment given last; NaN if the schedule has none of that name.
+zg_status zg_session_ask(zg_session *s, const char *segment, zg_out_kind kind, const char *name, zg_later *out);
+// Its value, once; waits for it where it must.
+zg_status zg_session_take(zg_session *s, zg_later *l, double *out);
+// Results come late: it pays to queue the next step before the last one's are taken.
+static inline bool zg_session_queues(const zg_session *s) { return s->device->vt->fetch != NULL; }
 // Writes the model with the weights that are in the program now. ZG_UNSUPPORTED where this rank has shards alone.
 zg_status zg_session_export(zg_session *s, const char *path);

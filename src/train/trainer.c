@@ -58,49 +58,86 @@ static const char *segment_of(const trainer *t, int64_t m) {
 
 // Several ranks: the update gives the mean loss of all of them, and whether one was asked to stop, so that all stop at one step.
 static zg_status exchange(trainer *t) {
-  double stop;
   ZG_TRY(zg_session_set(t->s, "@stop", stop_asked));
   ZG_TRY(zg_exec_run(t->s->program, "update", random_state(t, 0), &t->stats));
-  ZG_TRY(zg_session_scalar(t->s, "update", ZG_OUT_VALUE, "@loss", &t->loss));
-  ZG_TRY(zg_session_scalar(t->s, "update", ZG_OUT_VALUE, "@stopped", &stop));
-  t->stop = stop > 0;
-  return NULL;
+  ZG_TRY(zg_session_ask(t->s, "update", ZG_OUT_VALUE, "@loss", &t->pending.loss));
+  return zg_session_ask(t->s, "update", ZG_OUT_VALUE, "@stopped", &t->pending.stopped);
 }
 
 static zg_status run_steps(trainer *t) {
-  double sum = 0;
   for (int64_t m = 0; m < t->micro_steps; m++) {
-    double loss;
+    zg_later loss;
     const char *segment = segment_of(t, m);
     ZG_TRY(zg_session_set(t->s, "@first_micro", m == 0));
     ZG_TRY(zg_session_feed(t->s, t->s->train, t->samples));
     ZG_TRY(zg_exec_run(t->s->program, segment, random_state(t, m), &t->stats));
-    ZG_TRY(zg_session_scalar(t->s, segment, ZG_OUT_LOSS, NULL, &loss));
-    sum += loss;
+    ZG_TRY(zg_session_ask(t->s, segment, ZG_OUT_LOSS, NULL, &loss));
+    zg_vec_push(&t->pending.losses, loss);
     t->samples += zg_data_step_samples(t->s->train) * t->world;
   }
-  t->loss = sum / (double)t->micro_steps;
   if (t->world > 1) return exchange(t);
-  t->stop = stop_asked;
   return t->micro_steps > 1 ? zg_exec_run(t->s->program, "update", random_state(t, 0), &t->stats) : NULL;
 }
 
-static zg_status update(trainer *t) {
-  const double began = zg_time_s(), lr = zg_lr_at(t->cfg, t->step, t->total);
-  ZG_TRY(set_scalars(t, lr));
-  ZG_TRY(run_steps(t));
-  ZG_TRY(zg_session_scalar(t->s, NULL, ZG_OUT_VALUE, "@grad_norm", &t->grad_norm));
-  t->step++;
-  const double took = zg_time_s() - began;
-  t->seconds += took;
-  if (t->step == t->first_step + 1) t->first_s = took;
+static zg_status take_loss(trainer *t, pending_update *u) {
+  double sum = 0, loss, stop;
+  for (size_t m = 0; m < u->losses.n; m++) {
+    ZG_TRY(zg_session_take(t->s, &u->losses.at[m], &loss));
+    sum += loss;
+  }
+  t->loss = sum / (double)t->micro_steps;
+  t->stop = stop_asked;
+  if (t->world == 1) return NULL;
+  ZG_TRY(zg_session_take(t->s, &u->loss, &t->loss));
+  ZG_TRY(zg_session_take(t->s, &u->stopped, &stop));
+  t->stop = stop > 0;
+  return NULL;
+}
+
+static zg_status write_row(trainer *t, const pending_update *u, double took) {
   if (!t->metrics) return NULL;
   const uint64_t n = zg_data_n_samples(t->s->train);
-  const zg_metrics_row row = {.step = t->step, .loss = t->loss, .lr = lr, .grad_norm = t->grad_norm, .loss_scale = NAN,
-                              .epoch = n ? (double)t->samples / (double)n : NAN, .units = t->units_per_update, .seconds = took,
+  const zg_metrics_row row = {.step = u->step, .loss = t->loss, .lr = u->lr, .grad_norm = t->grad_norm, .loss_scale = NAN,
+                              .epoch = n ? (double)u->samples / (double)n : NAN, .units = t->units_per_update, .seconds = took,
                               .samples = t->samples_per_update == t->units_per_update ? 0 : t->samples_per_update,
                               .memory_bytes = t->s->device->vt->allocated(t->s->program)};
   return zg_metrics_step(t->metrics, &row);
+}
+
+// What an update gave: taken, written down, checked.
+static zg_status settle(trainer *t, pending_update *u) {
+  if (!u->open) return NULL;
+  u->open = false;
+  ZG_TRY(take_loss(t, u));
+  ZG_TRY(zg_session_take(t->s, &u->grad_norm, &t->grad_norm));
+  u->losses.n = 0;
+  const double now = zg_time_s(), took = now - t->settled_at;
+  t->settled_at = now;
+  t->seconds += took;
+  if (u->step == t->first_step + 1) t->first_s = took;
+  ZG_TRY(write_row(t, u, took));
+  if (isfinite(t->loss)) return NULL;
+  return zg_error(ZG_INVALID, "step %llu: the loss is %s; lower optimizer.lr, or set training.gradient_clipping",
+                  (unsigned long long)u->step, isnan(t->loss) ? "not a number" : "infinite");
+}
+
+// One update. On a device that queues work the results of the update before are settled when this one has been given to it, so that it
+// never waits for the host; `loop` settles the last one where the run pauses or ends.
+static zg_status update(trainer *t) {
+  pending_update before = t->pending;
+  const double lr = zg_lr_at(t->cfg, t->step, t->total);
+  if (!before.open) t->settled_at = zg_time_s();
+  t->pending = t->spare;
+  zg_status status = set_scalars(t, lr);
+  if (!status) status = run_steps(t);
+  if (!status) status = zg_session_ask(t->s, NULL, ZG_OUT_VALUE, "@grad_norm", &t->pending.grad_norm);
+  t->step++;
+  t->pending.step = t->step, t->pending.samples = t->samples, t->pending.lr = lr;
+  t->pending.open = !status;
+  if (!status) status = settle(t, &before);
+  t->spare = before;
+  if (status || zg_session_queues(t->s)) return status;
+  return settle(t, &t->pending);
 }
 
 static zg_status evaluate(trainer *t) {
@@ -173,13 +210,14 @@ static zg_status loop(trainer *t) {
   int64_t save_every = t->cfg->training.save_every, eval_every = t->cfg->data.eval.every;
   while (t->step < t->total && !t->stop) {
     ZG_TRY(update(t));
-    if (!isfinite(t->loss))
-      return zg_error(ZG_INVALID, "step %llu: the loss is %s; lower optimizer.lr, or set training.gradient_clipping",
-                      (unsigned long long)t->step, isnan(t->loss) ? "not a number" : "infinite");
-    bool last = t->step == t->total;
-    if (eval_every > 0 && t->step % (uint64_t)eval_every == 0 && !last) ZG_TRY(evaluate(t));
-    if (save_every > 0 && t->step % (uint64_t)save_every == 0 && !last) ZG_TRY(zg__trainer_save(t));
+    const bool last = t->step == t->total;
+    const bool eval_now = eval_every > 0 && t->step % (uint64_t)eval_every == 0 && !last;
+    const bool save_now = save_every > 0 && t->step % (uint64_t)save_every == 0 && !last;
+    if (eval_now || save_now) ZG_TRY(settle(t, &t->pending));
+    if (eval_now) ZG_TRY(evaluate(t));
+    if (save_now) ZG_TRY(zg__trainer_save(t));
   }
+  ZG_TRY(settle(t, &t->pending));
   if (t->step == t->total) ZG_TRY(evaluate(t));
   return zg__trainer_save(t);
 }
@@ -257,6 +295,8 @@ out:
     else status = closed;
   }
   zg_session_close(t.s);
+  zg_vec_fini(&t.pending.losses);
+  zg_vec_fini(&t.spare.losses);
   zg_free(t.checkpoint);
   restore(&old);
   return status;

@@ -4,6 +4,15 @@
 #include "train/session.h"
 #include "train/trainer.h"
 
+// Results of an update that has been given to the device and not yet been settled.
+typedef struct {
+  bool open;
+  ZG_VEC(zg_later) losses;              // of the micro-steps
+  zg_later loss, stopped, grad_norm;    // loss, stopped: of several ranks
+  uint64_t step, samples;               // updates done with it, position in the data behind it
+  double lr;
+} pending_update;
+
 typedef struct {
   const zg_config *cfg;
   const zg_train_options *o;
@@ -17,6 +26,8 @@ typedef struct {
   uint64_t samples_per_update;  // rows of the batches, for the result
   double loss, eval_loss, eval_accuracy, grad_norm, seconds, first_s;
   uint64_t first_step;
+  pending_update pending, spare;  // spare: memory of the one before
+  double settled_at;  // when the last update's results were there (zg_time_s)
   bool stop;         // asked to end early; the same on all ranks
   char *checkpoint;  // the last one written (rank 0)
 } trainer;
