@@ -1,29 +1,64 @@
 #!/bin/sh
 # usage: ranks_test.sh ZGRAPH SOURCE_ROOT: processes with a CUDA device each, in the emulator, collectives by NCCL: 2 and 4 ranks in
-# stages 0 to 3 end with the loss that the CPU device has, within 1e-5.
+# stages 0 to 3, with accumulation, and with tensors that rest in host memory or on disk, end with the loss that the CPU device has,
+# within 1e-5. Segments are replayed as graphs from their second run on, and queued step by step where they cannot be recorded.
 zg=$(realpath "$1"); cd "$2" || exit 1
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 fail=0
 ZG_EMU_DEVICES=4; export ZG_EMU_DEVICES
 
-run() {   # NAME DEVICE RANKS STAGE: trains into $tmp/NAME
-  "$zg" train --config configs/mlp.yaml --out "$tmp/$1" --set device="$2" --set distributed_type=DEEPSPEED --set num_processes="$3" \
-    --set threads=1 --set zero.stage="$4" --set zero.stage3_param_persistence_threshold=0 --set training.steps=4 \
-    --set training.epochs=null --set training.log_every=1 --set data.eval.path=null --set data.train.batch_size=8 --set training.keep=0 \
-    --quiet >"$tmp/$1.log" 2>&1 && return
-  echo "FAIL: $1:"; tail -5 "$tmp/$1.log"; fail=$((fail + 1))
+run() {   # NAME DEVICE RANKS STAGE [KEY=VALUE...]: trains into $tmp/NAME
+  name=$1; device=$2; ranks=$3; stage=$4; shift 4
+  more=""; for set in "$@"; do more="$more --set $set"; done
+  # shellcheck disable=SC2086
+  "$zg" train --config configs/mlp.yaml --out "$tmp/$name" --set device="$device" --set distributed_type=DEEPSPEED \
+    --set num_processes="$ranks" --set threads=1 --set zero.stage="$stage" --set zero.stage3_param_persistence_threshold=0 \
+    --set training.steps=4 --set training.epochs=null --set training.log_every=1 --set data.eval.path=null --set data.train.batch_size=8 \
+    --set training.keep=0 $more --quiet >"$tmp/$name.log" 2>&1 && return
+  echo "FAIL: $name:"; tail -5 "$tmp/$name.log"; fail=$((fail + 1))
 }
 loss() { grep '"loss"' "$tmp/$1/metrics.jsonl" | tail -1 | sed 's/.*"loss": *\([-0-9.e]*\).*/\1/'; }
 near() { awk -v a="$1" -v b="$2" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(a != "" && b != "" && d <= 1e-5 * (a > 1 ? a : 1)) }'; }
+alike() {   # CPU_RUN CUDA_RUN
+  near "$(loss "$1")" "$(loss "$2")" && echo "$2: $(loss "$2")" && return
+  echo "FAIL: $2: last loss $(loss "$2"), on the CPU $(loss "$1")"; fail=$((fail + 1))
+}
+says() {    # RUN TEXT
+  grep -q "$2" "$tmp/$1.log" && return
+  echo "FAIL: $1 does not say \"$2\""; fail=$((fail + 1))
+}
 
 for ranks in 2 4; do
-  run "cpu$ranks" cpu $ranks 0
+  run cpu$ranks cpu $ranks 0
   for stage in 0 1 2 3; do
-    name=cuda$ranks-s$stage
-    run $name cuda $ranks $stage
-    near "$(loss cpu$ranks)" "$(loss $name)" && echo "$name: $(loss $name)" && continue
-    echo "FAIL: $name: last loss $(loss $name), on the CPU $(loss cpu$ranks)"; fail=$((fail + 1))
+    run cuda$ranks-s$stage cuda $ranks $stage
+    alike cpu$ranks cuda$ranks-s$stage
   done
 done
+
+run cpu2-k2 cpu 2 2 training.gradient_accumulation_steps=2
+for stage in 2 3; do
+  run cuda2-s$stage-k2 cuda 2 $stage training.gradient_accumulation_steps=2
+  alike cpu2-k2 cuda2-s$stage-k2
+  for where in cpu nvme; do
+    [ $stage$where = 2nvme ] && continue   # parameters and states on disk: stage 3
+    state="zero.offload_optimizer.device=$where zero.offload_optimizer.nvme_path=$tmp"
+    param=""
+    [ $stage = 3 ] && param="zero.offload_param.device=$where zero.offload_param.nvme_path=$tmp"
+    # shellcheck disable=SC2086
+    run cuda2-s$stage-$where cuda 2 $stage $state $param
+    alike cpu2 cuda2-s$stage-$where
+  done
+done
+
+ZG_LOG=1; export ZG_LOG
+for capture in none plain; do
+  ZG_EMU_CAPTURE=$capture run cuda2-$capture cuda 2 3
+  alike cpu2 cuda2-$capture
+  says cuda2-$capture 'is not replayed as a graph: '
+done
+run cuda2-graphs cuda 2 3
+says cuda2-graphs 'segment "micro" is recorded as a graph'
+says cuda2-graphs 'segment "update" is recorded as a graph'
 exit $fail

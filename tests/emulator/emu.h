@@ -14,7 +14,7 @@
 //             (ZG_EMU_FENCE=0: off). An illegal access is a sticky error of the device, with a message.
 // Variables: ZG_EMU_ORDER=forward|reverse|random, ZG_EMU_RACES=1 (each kernel runs in two orders, which must
 // agree), ZG_EMU_SITES, ZG_EMU_SKIP (fiber.c), ZG_EMU_STREAMS=random|eager, ZG_EMU_SEED=n (default 1),
-// ZG_EMU_DEVICES=n (1), ZG_EMU_MEMORY=MiB per device (4096), ZG_EMU_STRICT=1 (leaks at exit end the process
+// ZG_EMU_CAPTURE=none|plain (graph.c), ZG_EMU_DEVICES=n (1), ZG_EMU_MEMORY=MiB per device (4096), ZG_EMU_STRICT=1 (leaks at exit end the process
 // with status 66), ZG_EMU_CACHE=directory of compiled kernels, ZG_EMU_CC, ZG_EMU_CFLAGS,
 // ZG_EMU_TIMEOUT=seconds without progress (60), ZG_EMU_NVRTC=path of the real NVRTC that must accept the text
 // too.

@@ -22,8 +22,15 @@ static void join(stream *s, graph *g, bool origin) {
   joined[n_joined++] = s;
 }
 
+// ZG_EMU_CAPTURE=none: no capture begins; =plain: one that meets a collective is broken, as with a library that cannot be captured.
+static bool captures(const char *what) {
+  const char *v = getenv("ZG_EMU_CAPTURE");
+  return !v || strcmp(v, what) != 0;
+}
+
 CUresult zg_emu_capture(stream *s, op *o) {
   graph *g = s->capture;
+  if (o->kind == OP_WORK && !captures("plain")) g->broken = true;
   if (g->broken) return zg_emu_op_fini(o), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   if (g->n == g->room) g->nodes = realloc(g->nodes, sizeof(node) * (g->room = 2 * g->room + 16));
   node *n = &g->nodes[g->n];
@@ -71,7 +78,7 @@ ZG_EMU_API CUresult cuStreamBeginCapture_v2(CUstream handle, int mode) {
   (void)mode;
   ENTER();
   stream *s = handle ? zg_emu_stream(handle) : NULL;  // the default stream cannot be captured
-  if (!s) LEAVE(handle ? CUDA_ERROR_INVALID_HANDLE : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  if (!s || !captures("none")) LEAVE(handle && !s ? CUDA_ERROR_INVALID_HANDLE : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
   if (s->capture) LEAVE(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
   join(s, calloc(1, sizeof(graph)), true);
   zg_emu_captures++;
