@@ -309,5 +309,11 @@ int main(int argc, char **argv) {
     const verdict v = run_child(folder, npz);
     judge(&s, names[i]->d_name, &v, argc > 3);
   }
-  return !summary(&s, argv[1], true);
+  const bool ok = summary(&s, argv[1], true);
+  for (int i = 0; i < n; i++) free(names[i]);
+  free(names);
+  zg_vec_fini(&s.by_reason);
+  zg_vec_fini(&s.list.at);
+  zg_arena_fini(&s.list.mem);
+  return !ok;
 }

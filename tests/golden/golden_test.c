@@ -20,12 +20,12 @@ static char *files[MAX_FILES];
 static int n_files;
 
 // ---- arguments ----------------------------------------------------------------------------------------------------------
-typedef struct { char *text; } args;
+typedef struct { const char *text; zg_arena *mem; } args;
 
-static const char *arg(const args *a, const char *key, const char *def) {   // value of key=value; leaked, tests are short
+static const char *arg(const args *a, const char *key, const char *def) {   // value of key=value, as old as the arena
   const size_t n = strlen(key);
   for (const char *p = a->text; (p = strstr(p, key)); p += n)
-    if ((p == a->text || p[-1] == ' ') && p[n] == '=') return strndup(p + n + 1, strcspn(p + n + 1, " \n"));
+    if ((p == a->text || p[-1] == ' ') && p[n] == '=') return zg_arena_strn(a->mem, p + n + 1, strcspn(p + n + 1, " \n"));
   return def;
 }
 static double num(const args *a, const char *key, double def) {
@@ -153,8 +153,9 @@ START_TEST(golden_file) {
   ck_assert_msg(strncmp(whole.at, "# pass: ", 8) == 0 && split, "%s: want a line \"# pass: NAME\" and a line \"----\"", path);
   char name[64] = "", *line_end = strchr(whole.at, '\n');
   sscanf(whole.at + 8, "%63s", name);
-  args a = {strndup(whole.at + 8 + strlen(name), (size_t)(line_end - whole.at) - 8 - strlen(name))};
-  char *text = strndup(line_end, (size_t)(split - line_end));
+  zg_arena mem = {0};
+  const args a = {zg_arena_strn(&mem, whole.at + 8 + strlen(name), (size_t)(line_end - whole.at) - 8 - strlen(name)), &mem};
+  const char *text = zg_arena_strn(&mem, line_end, (size_t)(split - line_end));
   run_pass(name, &a, text, strrchr(path, '/') + 1, &dump);
   if (getenv("ZG_GOLDEN_UPDATE")) {
     zg_str fresh = {0};
@@ -166,8 +167,7 @@ START_TEST(golden_file) {
   } else {
     ck_assert_msg(strcmp(split + 5, dump.at) == 0, "%s: want\n%s\ngot\n%s", path, split + 5, dump.at);
   }
-  free(a.text);
-  free(text);
+  zg_arena_fini(&mem);
   zg_str_fini(&whole);
   zg_str_fini(&dump);
 }
@@ -194,5 +194,6 @@ int main(void) {
   srunner_run_all(r, CK_ENV);
   const int n = srunner_ntests_failed(r);
   srunner_free(r);
+  for (int i = 0; i < n_files; i++) free(files[i]);
   return n != 0 || n_files == 0;
 }

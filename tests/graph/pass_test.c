@@ -18,7 +18,7 @@ static const double norms[3] = {0.9539391994476318, 1.1280514001846313, 1.184271
 static void check_ok(zg_status s) { ck_assert_msg(!s, "%s", s ? zg_status_message(s) : ""); }
 
 // ---- a run: leaves kept by name -----------------------------------------------------------------------------------------
-typedef struct { const char *name; zg_type type; char data[64]; } kept;
+typedef struct { char name[32]; zg_type type; char data[64]; } kept;
 typedef struct { kept at[32]; int n; const float *g; double scalar_lr; int step; double b1, b2; bool first_micro; } run;
 
 static kept *keep(run *r, const char *name, const zg_type *t) {
@@ -26,7 +26,8 @@ static kept *keep(run *r, const char *name, const zg_type *t) {
     if (strcmp(r->at[i].name, name) == 0) return &r->at[i];
   ck_assert_int_lt(r->n, 32);
   kept *k = &r->at[r->n++];
-  *k = (kept){.name = strdup(name), .type = *t};
+  *k = (kept){.type = *t};
+  ck_assert_int_lt(snprintf(k->name, sizeof k->name, "%s", name), (int)sizeof k->name);
   return k;
 }
 
