@@ -114,7 +114,8 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
-  bool recorded;
+  bool recorded, destroyed;
+  struct CUevent_st *next;  // among the destroyed
   stream *s;
   uint64_t seq;
   double t;  // of execution, s

@@ -293,14 +293,15 @@ ZG_EMU_API CUresult cuEventCreate(CUevent *out, unsigned flags) {
   zg_emu_live.events++;
   LEAVE(CUDA_SUCCESS);
 }
-// References to the record would dangle if a queued mark wrote its time into it: everything runs first.
+// Marks of queues may still write their time into a destroyed event, so it stays, in this list.
+static CUevent destroyed;
 ZG_EMU_API CUresult cuEventDestroy_v2(CUevent e) {
-  if (!e) return CUDA_ERROR_INVALID_HANDLE;
+  if (!e || e->destroyed) return CUDA_ERROR_INVALID_HANDLE;
   zg_emu_lock();
   zg_emu_live.events--;
   free(e->frontier);
-  e->frontier = NULL;
-  e->recorded = false, e->s = NULL;  // kept: marks of queues may still name it
+  *e = (struct CUevent_st){.destroyed = true, .next = destroyed};
+  destroyed = e;
   LEAVE(CUDA_SUCCESS);
 }
 
@@ -311,7 +312,7 @@ static zg_emu_result note_time(void *state) {
   return ZG_EMU_DONE;
 }
 ZG_EMU_API CUresult cuEventRecord(CUevent e, CUstream handle) {
-  if (!e) return CUDA_ERROR_INVALID_HANDLE;
+  if (!e || e->destroyed) return CUDA_ERROR_INVALID_HANDLE;
   ENTER();
   stream *s = zg_emu_stream(handle);
   if (!s) LEAVE(CUDA_ERROR_INVALID_HANDLE);
@@ -329,7 +330,8 @@ ZG_EMU_API CUresult cuEventRecordWithFlags(CUevent e, CUstream s, unsigned flags
   return flags ? CUDA_ERROR_NOT_SUPPORTED : cuEventRecord(e, s);
 }
 ZG_EMU_API CUresult cuStreamWaitEvent(CUstream handle, CUevent e, unsigned flags) {
-  if (!e || flags) return e ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_INVALID_HANDLE;
+  if (!e || e->destroyed) return CUDA_ERROR_INVALID_HANDLE;
+  if (flags) return CUDA_ERROR_INVALID_VALUE;
   ENTER();
   stream *s = zg_emu_stream(handle);
   if (!s) LEAVE(CUDA_ERROR_INVALID_HANDLE);
@@ -341,7 +343,7 @@ ZG_EMU_API CUresult cuStreamWaitEvent(CUstream handle, CUevent e, unsigned flags
   LEAVE(r);
 }
 ZG_EMU_API CUresult cuEventSynchronize(CUevent e) {
-  if (!e) return CUDA_ERROR_INVALID_HANDLE;
+  if (!e || e->destroyed) return CUDA_ERROR_INVALID_HANDLE;
   ENTER();
   CUresult r = e->capture    ? CUDA_ERROR_CAPTURED_EVENT
                : e->recorded ? zg_emu_wait(e->s, e->seq)
@@ -349,7 +351,7 @@ ZG_EMU_API CUresult cuEventSynchronize(CUevent e) {
   LEAVE(r);
 }
 ZG_EMU_API CUresult cuEventQuery(CUevent e) {
-  if (!e) return CUDA_ERROR_INVALID_HANDLE;
+  if (!e || e->destroyed) return CUDA_ERROR_INVALID_HANDLE;
   ENTER();
   if (e->capture) LEAVE(CUDA_ERROR_CAPTURED_EVENT);
   bool done = !e->recorded || e->s->done >= e->seq;
