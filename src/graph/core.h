@@ -18,7 +18,7 @@ extern const zg_op zg_op_random;                  // no operands; Philox counter
 typedef enum { ZG_RAND_UNIFORM, ZG_RAND_NORMAL } zg_rand_kind;   // uniform in [lo, hi); normal(lo = mean, hi = sd)
 typedef struct { zg_type type; int64_t kind, stream; double lo, hi; } zg_random_attr;
 
-// ---- op/reduce.c --------------------------------------------------------------------------------------------------------
+// ---- op/reduce.c, arg_reduce.c, cumsum.c, topk.c ------------------------------------------------------------------------
 extern const zg_op zg_op_reduce;                  // axes sorted, non-negative; keep: reduced dims stay as 1
 typedef struct { int64_t kind, keep; zg_ints axes; } zg_reduce_attr;
 extern const zg_op zg_op_arg_reduce;              // argmax/argmin along one axis, kept as 1; i64; last: last of equals
@@ -33,7 +33,7 @@ typedef struct { int64_t axis, k, largest; } zg_topk_attr;
 extern const zg_op zg_op_matmul;
 typedef struct { int64_t ta, tb, wide; } zg_matmul_attr;   // wide: half-precision operands, result f32 as it was summed
 
-// ---- op/view.c ----------------------------------------------------------------------------------------------------------
+// ---- views: op/reshape.c, expand.c, transpose.c, slice.c, unslice.c, barrier.c, concat.c ---------------------------------
 extern const zg_op zg_op_reshape;                 // dim: no -1 left
 extern const zg_op zg_op_expand;                  // numpy broadcast to dim
 typedef struct { zg_ints dim; } zg_shape_attr;    // of both

@@ -39,7 +39,6 @@ static zg_status masked_softmax_grad(zg_grad *g) {
   return NULL;
 }
 
-#define IN(shape) "%1 = input name=\"x\" type=f64" shape "\n"
 static const zg_op_case masked_softmax_cases[] = {
     {.name = "rows", .text = IN("[3,5]") "%2 = masked_softmax %1\noutput value \"y\" %2"},
     {.name = "a row without keys",

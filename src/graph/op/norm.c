@@ -141,7 +141,6 @@ static zg_status layer_norm_grad(zg_grad *g) {
   return NULL;
 }
 
-#define IN(shape) "%1 = input name=\"x\" type=f64" shape "\n"
 #define XS(x, s) IN(x) "%2 = input name=\"s\" type=f64" s "\n"
 #define XSB(x, s) XS(x, s) "%3 = input name=\"b\" type=f64" s "\n"
 static const zg_op_case layer_norm_cases[] = {

@@ -5,8 +5,20 @@ extern const zg_family zg_family_leaf;
 extern const zg_family zg_family_map;
 extern const zg_family zg_family_map_import;
 extern const zg_family zg_family_reduce;
+extern const zg_family zg_family_arg_reduce;
+extern const zg_family zg_family_cumsum;
+extern const zg_family zg_family_topk;
+extern const zg_family zg_family_log_sum_exp;
+extern const zg_family zg_family_norm2;
 extern const zg_family zg_family_matmul;
-extern const zg_family zg_family_view;
+extern const zg_family zg_family_reshape;
+extern const zg_family zg_family_expand;
+extern const zg_family zg_family_transpose;
+extern const zg_family zg_family_barrier;
+extern const zg_family zg_family_slice;
+extern const zg_family zg_family_unslice;
+extern const zg_family zg_family_concat;
+extern const zg_family zg_family_triangle;
 extern const zg_family zg_family_gather;
 extern const zg_family zg_family_shape;
 extern const zg_family zg_family_conv;
@@ -35,8 +47,20 @@ const zg_family *const zg_families[] = {
     &zg_family_map,
     &zg_family_map_import,
     &zg_family_reduce,
+    &zg_family_arg_reduce,
+    &zg_family_cumsum,
+    &zg_family_topk,
+    &zg_family_log_sum_exp,
+    &zg_family_norm2,
     &zg_family_matmul,
-    &zg_family_view,
+    &zg_family_reshape,
+    &zg_family_expand,
+    &zg_family_transpose,
+    &zg_family_barrier,
+    &zg_family_slice,
+    &zg_family_unslice,
+    &zg_family_concat,
+    &zg_family_triangle,
     &zg_family_gather,
     &zg_family_shape,
     &zg_family_conv,

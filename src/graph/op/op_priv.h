@@ -21,6 +21,37 @@ static inline int64_t zg__prod(const zg_type *t, int64_t from, int64_t to) {
   return n;
 }
 
+static inline int64_t zg__ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 && (a < 0) == (b < 0)); }
+static inline int64_t zg__clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
+
+// Walks `t` in row-major order, dense on one side, while the other side moves by `stride` (elements) from
+// `offset`; copies elements dense -> strided or strided -> dense.
+void zg__strided_copy(const zg_type *t, void *dense, void *strided, const int64_t *stride, int64_t offset,
+                      bool to_strided);
+// Strides (elements) of the part of a dense `t` that starts at `start` and takes every step-th element; gives its
+// offset.
+int64_t zg__slice_strides(const zg_type *t, const zg_ints *start, const zg_ints *step, int64_t *stride);
+
+// ---- inference ----------------------------------------------------------------------------------
+// A list of n entries is within the rank limit and has `want` of them (-1: any number).
+zg_status zg__check_rank(const zg_infer *x, const char *what, int64_t n, int64_t want);
+// axis lies in [0, rank) of operand 0.
+zg_status zg__check_axis(const zg_infer *x, int64_t axis);
+// axes are sorted, without repeats, inside t.
+zg_status zg__check_axes(const zg_ints *axes, const zg_type *t);
+// t without the dims of `axes`, or with 1 in their place.
+zg_type zg__reduced_type(const zg_type *t, const zg_ints *axes, bool keep);
+// Does start + i * step for i < size stay inside [0, dim).
+bool zg__inside(int64_t start, int64_t step, int64_t size, int64_t dim);
+
+// Attributes of the fused reductions of floats: log_sum_exp, norm2.
+typedef struct {
+  int64_t keep;  // 1: reduced dims stay as 1
+  zg_ints axes;  // sorted
+} zg_axes_attr;
+zg_status zg__axes_infer(zg_infer *x);  // one float operand, reduced over axes
+extern const zg_op zg_op_log_sum_exp, zg_op_norm2;
+
 // ---- readers of ONNX nodes ----------------------------------------------------------------------
 // Checks that operands 0 .. count-1 are there.
 zg_status zg__need(const zg_onnx_node *n, uint32_t count);
@@ -58,3 +89,8 @@ zg_val zg__coerce_2d(zg_builder *b, zg_val x, int64_t axis);
 zg_val zg__index_along(zg_builder *b, const zg_type *t, int64_t axis, double start);
 // Type of the result of attention over q, k, v and a mask (NULL: none); fails naming the operands that do not fit.
 zg_status zg__attention_result(const zg_type *q, const zg_type *k, const zg_type *v, const zg_type *mask, zg_type *out);
+
+// ---- cases --------------------------------------------------------------------------------------
+// Text of a test case whose graph has the input x (double) as %1 and gives %2.
+#define IN(shape) "%1 = input name=\"x\" type=f64" shape "\n"
+#define OUT2 "\noutput value \"y\" %2"

@@ -79,3 +79,82 @@ zg_val zg__index_along(zg_builder *b, const zg_type *t, int64_t axis, double sta
   a.type.dim[axis] = t->dim[axis];
   return zg_emit1(b, &zg_op_iota, &a, NULL, 0);
 }
+
+// ---- inference ---------------------------------------------------------------------------------
+zg_status zg__check_rank(const zg_infer *x, const char *what, int64_t n, int64_t want) {
+  if (n > ZG_MAX_RANK)
+    return zg_error(ZG_UNSUPPORTED, "rank %lld is above the limit of %d", (long long)n, ZG_MAX_RANK);
+  if (want >= 0 && n != want)
+    return zg_error(ZG_INVALID, "%s has %lld entries for %s", what, (long long)n, zg_type_text(x->in[0]));
+  return NULL;
+}
+
+zg_status zg__check_axis(const zg_infer *x, int64_t axis) {
+  if (axis < 0 || axis >= x->in[0]->rank)
+    return zg_error(ZG_INVALID, "axis %lld is outside %s", (long long)axis, zg_type_text(x->in[0]));
+  return NULL;
+}
+
+zg_status zg__check_axes(const zg_ints *axes, const zg_type *t) {
+  for (int64_t i = 0; i < axes->n; i++)
+    if (axes->at[i] < 0 || axes->at[i] >= t->rank || (i && axes->at[i] <= axes->at[i - 1]))
+      return zg_error(ZG_INVALID, "axes must be sorted and inside %s; axis %lld is not", zg_type_text(t),
+                      (long long)axes->at[i]);
+  return NULL;
+}
+
+zg_type zg__reduced_type(const zg_type *t, const zg_ints *axes, bool keep) {
+  zg_type r = zg_type_scalar(t->dtype);
+  int64_t k = 0;
+  for (uint32_t d = 0; d < t->rank; d++) {
+    if (k < axes->n && axes->at[k] == d) {
+      k++;
+      if (keep) r.dim[r.rank++] = 1;
+    } else {
+      r.dim[r.rank++] = t->dim[d];
+    }
+  }
+  return r;
+}
+
+zg_status zg__axes_infer(zg_infer *x) {
+  ZG_TRY(zg_infer_arity(x, 1, 1));
+  const zg_axes_attr *a = x->attr;
+  ZG_TRY(zg__check_axes(&a->axes, x->in[0]));
+  if (!zg_dtype_is_float(x->in[0]->dtype))
+    return zg_error(ZG_INVALID, "wants a float tensor, not %s", zg_type_text(x->in[0]));
+  x->out[0] = zg__reduced_type(x->in[0], &a->axes, a->keep);
+  return NULL;
+}
+
+bool zg__inside(int64_t start, int64_t step, int64_t size, int64_t dim) {
+  // Beyond the dim a step only appears with fewer than two elements, where 1 does as well; so strides cannot
+  // overflow.
+  const int64_t most = ZG_MAX(dim, 1);
+  if (size < 0 || step < -most || step > most) return false;
+  if (size == 0) return start >= 0 && start <= dim;
+  int64_t reach;
+  if (__builtin_mul_overflow(size - 1, step, &reach) || __builtin_add_overflow(reach, start, &reach))
+    return false;
+  return start >= 0 && start < dim && reach >= 0 && reach < dim && (size == 1 || step != 0);
+}
+
+// ---- evaluation --------------------------------------------------------------------------------
+void zg__strided_copy(const zg_type *t, void *dense, void *strided, const int64_t *stride, int64_t offset,
+                      bool to_strided) {
+  const uint32_t size = zg_dtype_bytes(t->dtype);
+  int64_t idx[ZG_MAX_RANK] = {0};
+  char *d = dense, *s = strided;
+  for (int64_t i = 0, n = zg_elems(t); i < n; i++) {
+    if (to_strided) memcpy(s + offset * size, d + i * size, size);
+    else memcpy(d + i * size, s + offset * size, size);
+    zg__step(t, idx, stride, &offset);
+  }
+}
+
+int64_t zg__slice_strides(const zg_type *t, const zg_ints *start, const zg_ints *step, int64_t *stride) {
+  int64_t s[ZG_MAX_RANK], offset = 0;
+  zg_type_strides(t, s);
+  for (uint32_t d = 0; d < t->rank; d++) stride[d] = s[d] * step->at[d], offset += s[d] * start->at[d];
+  return offset;
+}

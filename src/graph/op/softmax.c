@@ -63,8 +63,6 @@ static zg_status log_softmax_grad(zg_grad *g) {
 }
 
 static const zg_attr_field axis_fields[] = {ZG_FIELD(INT, zg_axis_attr, axis, -1)};
-#define IN(shape) "%1 = input name=\"x\" type=f64" shape "\n"
-#define OUT2 "\noutput value \"y\" %2"
 static const zg_op_case softmax_cases[] = {
     {.name = "last axis", .text = IN("[3,5]") "%2 = softmax %1" OUT2},
     {.name = "middle axis", .text = IN("[2,3,4]") "%2 = softmax %1 axis=1" OUT2},
