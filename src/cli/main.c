@@ -31,7 +31,7 @@ static int unknown(const char *name) {
   const char *near = zg_nearest(name, names, ZG_COUNT(verbs));
   fprintf(stderr, "zgraph: no verb is called \"%s\"", name);
   if (near) fprintf(stderr, "; did you mean \"%s\"?", near);
-  fprintf(stderr, " `zgraph --help` lists them.\n");
+  fprintf(stderr, "%s `zgraph --help` lists them.\n", near ? "" : ".");
   return 2;
 }
 

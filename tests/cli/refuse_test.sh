@@ -4,7 +4,8 @@
 model=models/mlp/model.onnx
 data=models/data/digits_train.npz
 
-refuses 2 "did you mean \"train\"" trian
+refuses 2 "did you mean \"train\"? \`zgraph" trian
+refuses 2 'no verb is called "xyzzyx". `zgraph --help` lists them.' xyzzyx
 refuses 2 "did you mean --config" train "$model" --confg x.yaml
 refuses 2 "needs a value" train "$model" --config
 refuses 2 "nowhere.onnx" run nowhere.onnx --inputs "$data" --out "$tmp/o.npz"
