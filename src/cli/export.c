@@ -6,23 +6,39 @@
 #include "graph/onnx/onnx.h"
 #include "train/checkpoint.h"
 
-// The model a run started from, out of run.json beside its checkpoints.
-static zg_status model_of_run(const char *checkpoint, zg_str *out) {
+// run.json beside the checkpoints says which model the run started from, and which of its tensors were untied and tied. With
+// --model it may be absent.
+static zg_status read_run(const char *checkpoint, bool needed, json_object **out) {
   zg_str path = {0}, text = {0};
-  zg_status status = NULL;
-  json_object *j = NULL, *m = NULL;
+  json_object *m = NULL;
+  *out = NULL;
   zg_str_add(&path, "%s/../run.json", checkpoint);
-  ZG_TRY_OUT(zg_file_read(path.at, &text));
-  j = json_tokener_parse(text.at ? text.at : "");
-  if (!j || !json_object_object_get_ex(j, "model", &m) || !json_object_is_type(m, json_type_string))
+  zg_status status = zg_file_read(path.at, &text);
+  if (!status) *out = json_tokener_parse(text.at ? text.at : "");
+  if (!status && (!*out || !json_object_object_get_ex(*out, "model", &m) || !json_object_is_type(m, json_type_string)))
     status = zg_error(ZG_CORRUPT, "%s: does not name the model; give it with --model", path.at);
-  else
-    zg_str_add(out, "%s", json_object_get_string(m));
-out:
-  json_object_put(j);
   zg_str_fini(&path);
   zg_str_fini(&text);
-  return status;
+  if (needed) return status;
+  zg_status_free(status);
+  return NULL;
+}
+
+static zg_status mend(zg_onnx_model *m, json_object *run) {
+  json_object *untie = NULL, *ties = NULL;
+  const char *names[64];
+  uint32_t n;
+  if (json_object_object_get_ex(run, "untie", &untie) && json_object_get_boolean(untie)) ZG_TRY(zg_onnx_untie(m, &n));
+  if (!json_object_object_get_ex(run, "ties", &ties) || !json_object_is_type(ties, json_type_array)) return NULL;
+  for (size_t i = 0; i < json_object_array_length(ties); i++) {
+    json_object *set = json_object_array_get_idx(ties, i);
+    n = 0;
+    if (!json_object_is_type(set, json_type_array)) continue;
+    for (size_t k = 0; k < json_object_array_length(set) && k < ZG_COUNT(names); k++)
+      names[n++] = json_object_get_string(json_object_array_get_idx(set, k));
+    ZG_TRY(zg_onnx_tie(m, names, n));
+  }
+  return NULL;
 }
 
 static zg_status replacements(zg_onnx_model *m, const zg_checkpoint *c, zg_onnx_replacement *r, uint32_t *n) {
@@ -45,19 +61,20 @@ static zg_status export_to(const char *from, const char *model, const char *out)
   zg_onnx_model *m = NULL;
   zg_onnx_replacement *r = NULL;
   uint32_t n = 0;
-  zg_str path = {0};
+  json_object *run = NULL, *named = NULL;
   zg_status status = NULL;
   ZG_TRY(zg_checkpoint_open(from, &c));
-  if (model) zg_str_add(&path, "%s", model);
-  else ZG_TRY_OUT(model_of_run(c.path, &path));
-  ZG_TRY_OUT(zg_onnx_load(path.at, &m));
+  ZG_TRY_OUT(read_run(c.path, !model, &run));
+  if (!model && json_object_object_get_ex(run, "model", &named)) model = json_object_get_string(named);
+  ZG_TRY_OUT(zg_onnx_load(model, &m));
+  ZG_TRY_OUT(mend(m, run));
   r = zg_alloc(sizeof *r * (zg_safetensors_count(c.file[ZG_CKPT_PARAMS]) + 1));
   ZG_TRY_OUT(replacements(m, &c, r, &n));
   ZG_TRY_OUT(zg_onnx_export(m, r, n, out));
-  printf("wrote %s: %s at step %llu, %u tensors\n", out, path.at, (unsigned long long)c.state.step, n);
+  printf("wrote %s: %s at step %llu, %u tensors\n", out, model, (unsigned long long)c.state.step, n);
 out:
   zg_free(r);
-  zg_str_fini(&path);
+  json_object_put(run);
   zg_onnx_free(m);
   zg_checkpoint_close(&c);
   return status;

@@ -146,6 +146,8 @@ typedef struct {
   const zg_op *op;
   uint32_t param_operands;                       // bit i: an initializer feeding operand i is in parameter position
   bool no_gradient;                              // integers, steps, or no float operand: the derivative is zero or does not exist
+  uint32_t weight_operands;                      // bit i: every net that has this op learns operand i (W of Conv, scale of a norm), so that
+                                                 // a constant there is a weight too, wherever the exporter put it
 } zg_onnx_row;
 
 typedef struct {

@@ -264,11 +264,20 @@ static zg_status import_batch(zg_session *s, zg_import_options o) {
   return first;
 }
 
+// Parameters that the exporter merged or split, as the configuration says.
+static zg_status mend_parameters(zg_session *s) {
+  const zg_config *c = s->cfg;
+  uint32_t n = 0;
+  if (c->untie == ZG_CFG_UNTIE_AUTO) ZG_TRY(zg_onnx_untie(s->model, &n));
+  if (n) zg_log(1, "untie: %u gains, biases and statistics have tensors of their own again", n);
+  for (size_t i = 0; i < c->ties.n; i++)
+    ZG_TRY(zg_status_prefix(zg_onnx_tie(s->model, c->ties.at[i].at, (uint32_t)c->ties.at[i].n), "%s: ", zg_config_origin(c, "ties")));
+  return NULL;
+}
+
 zg_status zg__session_import(zg_session *s) {
   const zg_config *c = s->cfg;
-  if (c->untie == ZG_CFG_UNTIE_AUTO || c->ties.n)
-    return zg_error(ZG_UNSUPPORTED, "%s: %s is not supported; export the model with optimize=False, which keeps one tensor per parameter (docs/export.md)",
-                    zg_config_origin(c, c->ties.n ? "ties" : "untie"), c->ties.n ? "ties" : "untie: auto");
+  ZG_TRY(mend_parameters(s));
   zg_type *types;
   const char **names;
   uint32_t n;

@@ -198,6 +198,16 @@ static zg_status write_run_file(const trainer *t) {
   zg_str text = {0}, file = {0};
   zg_str_add(&text, "{\"model\": ");
   zg__json_quote(&text, realpath(path, real) ? real : path);
+  if (t->cfg->untie == ZG_CFG_UNTIE_AUTO) zg_str_add(&text, ", \"untie\": true");
+  for (size_t i = 0; i < t->cfg->ties.n; i++) {
+    const zg_cfg_strs *names = &t->cfg->ties.at[i];
+    zg_str_add(&text, i ? ", [" : ", \"ties\": [[");
+    for (size_t k = 0; k < names->n; k++) {
+      zg_str_add(&text, k ? ", " : "");
+      zg__json_quote(&text, names->at[k]);
+    }
+    zg_str_add(&text, i + 1 == t->cfg->ties.n ? "]]" : "]");
+  }
   zg_str_add(&text, "}\n");
   zg_str_add(&file, "%s/run.json", t->cfg->training.output_dir);
   zg_status s = zg_file_write_atomic(file.at, text.at, text.n);

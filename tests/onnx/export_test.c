@@ -98,6 +98,74 @@ START_TEST(sparse_becomes_dense) {
 }
 END_TEST
 
+static uint32_t tensor_named(const zg_onnx_model *m, const char *name) {
+  uint32_t i = 0;
+  while (i < zg_onnx_n_tensors(m) && strcmp(zg_onnx_tensor_at(m, i)->name, name)) i++;
+  ck_assert_msg(i < zg_onnx_n_tensors(m), "no tensor %s", name);
+  return i;
+}
+
+static void holds(zg_onnx_model *m, const char *name, const float *want, size_t n) {
+  const void *b;
+  const zg_onnx_tensor_info *t = zg_onnx_tensor_at(m, tensor_named(m, name));
+  ck_assert_uint_eq(zg_type_bytes(&t->type), n * sizeof *want);
+  ok(zg_onnx_tensor_bytes(m, tensor_named(m, name), &b));
+  ck_assert_msg(!memcmp(b, want, n * sizeof *want), "%s has other values", name);
+}
+
+// What ConstantOfShape made becomes an initializer; what was not replaced stays a node.
+START_TEST(generated_becomes_initializer) {
+  zg_onnx_model *m;
+  zg_graph *g;
+  static const float gain[] = {1, 2, 3}, halves[] = {0.5f, 0.5f, 0.5f}, zeros[] = {0, 0, 0};
+  const char *to = scratch("generated.onnx");
+  ok(zg_onnx_load(fixture("weights", ".onnx"), &m));
+  holds(m, "gain", halves, 3);
+  holds(m, "bias", zeros, 3);
+  ok(zg_onnx_export(m, &(zg_onnx_replacement){tensor_named(m, "gain"), gain}, 1, to));
+  zg_onnx_free(m);
+  ok(zg_onnx_load(to, &m));
+  holds(m, "gain", gain, 3);
+  holds(m, "bias", zeros, 3);
+  ck_assert(!zg_onnx_tensor_at(m, tensor_named(m, "gain"))->is_constant_node);
+  ck_assert(zg_onnx_tensor_at(m, tensor_named(m, "bias"))->is_constant_node);
+  ok(zg_onnx_import(m, &(zg_import_options){.default_dim = 2}, &g));
+  ck_assert(zg_is(zg_find_leaf(g, "gain")));
+  zg_graph_free(g);
+  zg_onnx_free(m);
+}
+END_TEST
+
+// Untied tensors become initializers that their nodes read; tied ones are all written, transposed where they are.
+START_TEST(untied_and_tied) {
+  zg_onnx_model *m;
+  zg_graph *g;
+  uint32_t n;
+  float emb[24], head[24];
+  static const float ones[] = {1, 1, 1, 1}, a[] = {2, 2, 2, 2}, b[] = {3, 3, 3, 4};
+  static const char *const names[] = {"emb", "head"};
+  const char *to = scratch("untied.onnx");
+  for (int r = 0; r < 6; r++)
+    for (int c = 0; c < 4; c++) emb[r * 4 + c] = head[c * 6 + r] = (float)(r * 4 + c);
+  ok(zg_onnx_load(fixture("merged", ".onnx"), &m));
+  ok(zg_onnx_untie(m, &n));
+  ok(zg_onnx_tie(m, names, 2));
+  const zg_onnx_replacement r[] = {{tensor_named(m, "ln2.weight"), a}, {tensor_named(m, "ones@ln3"), b}, {tensor_named(m, "emb"), emb}};
+  ok(zg_onnx_export(m, r, 3, to));
+  zg_onnx_free(m);
+  ok(zg_onnx_load(to, &m));
+  holds(m, "ones", ones, 4);
+  holds(m, "ln2.weight", a, 4);
+  holds(m, "ones@ln3", b, 4);
+  holds(m, "emb", emb, 24);
+  holds(m, "head", head, 24);
+  ok(zg_onnx_import(m, &(zg_import_options){0}, &g));
+  ck_assert(zg_is(zg_find_leaf(g, "ones@ln3")));
+  zg_graph_free(g);
+  zg_onnx_free(m);
+}
+END_TEST
+
 START_TEST(failure_leaves_the_old_file) {
   zg_onnx_model *m;
   zg_str a = {0};
@@ -124,6 +192,8 @@ int main(void) {
   tcase_add_test(t, replaced);
   tcase_add_test(t, to_external_and_back);
   tcase_add_test(t, sparse_becomes_dense);
+  tcase_add_test(t, generated_becomes_initializer);
+  tcase_add_test(t, untied_and_tied);
   tcase_add_test(t, failure_leaves_the_old_file);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

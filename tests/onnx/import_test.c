@@ -10,7 +10,7 @@ static void open_fixture(setup *s, const char *name) {
 
 static const char *const models[] = {"functions", "if_folded",  "loop",       "scan",     "sequences",
                                      "typed",     "sparse",     "external",   "careless", "minus_dim",
-                                     "half",      "parameters", "side_branch"};
+                                     "half",      "parameters", "side_branch", "weights", "merged"};
 
 START_TEST(values) {
   setup s;
@@ -47,7 +47,8 @@ START_TEST(roles) {
   has_role(s.g, "train_mm", ZG_ROLE_TRAINABLE, "1 of MatMul");
   has_role(s.g, "running_mean", ZG_ROLE_RUNNING, "running mean of BatchNormalization \"bn\"");
   has_role(s.g, "running_var", ZG_ROLE_RUNNING, "running variance");
-  has_role(s.g, "frozen_const", ZG_ROLE_FROZEN, "Constant node");
+  has_role(s.g, "train_const", ZG_ROLE_TRAINABLE, "of MatMul \"e\"; a Constant node in a weight slot");
+  has_role(s.g, "frozen_const", ZG_ROLE_FROZEN, "Constant node in no weight slot");
   static const char *const consts[] = {"const_rank0", "const_one_arith", "const_small", "const_int"};
   for (size_t i = 0; i < ZG_COUNT(consts); i++)
     ck_assert_msg(!param(s.g, consts[i]), "%s is a param", consts[i]);
@@ -81,6 +82,67 @@ START_TEST(half_weights_stay_half) {
   ok(import_with(&s, (zg_import_options){0}));
   ck_assert_int_eq(param(s.g, "w")->type.dtype, ZG_F16);
   has_role(s.g, "w", ZG_ROLE_TRAINABLE, "MatMul");
+  done(&s);
+}
+END_TEST
+
+START_TEST(weights_wherever_they_are) {
+  setup s;
+  open_fixture(&s, "weights");
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "const_w", ZG_ROLE_TRAINABLE, "MatMul \"first\"; a Constant node");
+  has_role(s.g, "gain", ZG_ROLE_TRAINABLE, "1 of LayerNormalization \"norm\"; made by ConstantOfShape");
+  has_role(s.g, "bias", ZG_ROLE_TRAINABLE, "2 of LayerNormalization \"norm\"; made by ConstantOfShape");
+  has_role(s.g, "branch_w", ZG_ROLE_TRAINABLE, "MatMul \"in_branch\"; in a branch");
+  ck_assert_ptr_null(param(s.g, "step"));   // operand of Mul: a constant of the arithmetic
+  done(&s);
+  static const char *const trainable[] = {"step"};
+  open_fixture(&s, "weights");
+  ok(import_with(&s, (zg_import_options){.trainable = trainable, .n_trainable = 1}));
+  has_role(s.g, "step", ZG_ROLE_TRAINABLE, "named in trainable");
+  has_role(s.g, "gain", ZG_ROLE_FROZEN, "no glob");
+  ck_assert_int_gt(compare_outputs(&s, s.data, 2e-6), 0);
+  done(&s);
+}
+END_TEST
+
+// ---- merged and split parameters
+// -----------------------------------------------------------------------------------------------------------------
+START_TEST(untied) {
+  setup s;
+  uint32_t n;
+  open_fixture(&s, "merged");
+  ok(zg_onnx_untie(s.m, &n));
+  // ones: ln1, ln2, the shared ln3 and ln3b; zeros: those and the bias. One of each keeps the tensor of the file.
+  ck_assert_uint_eq(n, 5);
+  ok(zg_onnx_untie(s.m, &n));
+  ck_assert_uint_eq(n, 0);
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "ones", ZG_ROLE_TRAINABLE, "LayerNormalization \"ln1\"");
+  has_role(s.g, "ln2.weight", ZG_ROLE_TRAINABLE, "LayerNormalization \"ln2\"; untied from \"ones\"");
+  has_role(s.g, "ones@ln3", ZG_ROLE_TRAINABLE, "LayerNormalization \"ln3\"; untied from \"ones\"");
+  has_role(s.g, "zeros@bias1", ZG_ROLE_TRAINABLE, "Add \"bias1\"; untied from \"zeros\"");
+  has_role(s.g, "zeros@ln2", ZG_ROLE_TRAINABLE, "2 of LayerNormalization");
+  has_role(s.g, "zeros@ln3", ZG_ROLE_TRAINABLE, "2 of LayerNormalization");
+  ck_assert_ptr_null(param(s.g, "ones@ln3b"));   // ln3 and ln3b are one module: their matrix says so
+  ck_assert_int_gt(compare_outputs(&s, s.data, 2e-6), 0);
+  done(&s);
+}
+END_TEST
+
+START_TEST(tied) {
+  setup s;
+  static const char *const names[] = {"emb", "head"}, *const wrong[] = {"emb", "haed"}, *const apart[] = {"emb", "w1"};
+  open_fixture(&s, "merged");
+  ok(zg_onnx_tie(s.m, names, 2));
+  ok(zg_onnx_tie(s.m, names, 2));
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "emb", ZG_ROLE_TRAINABLE, "Gather");
+  ck_assert_ptr_null(param(s.g, "head"));
+  ck_assert_int_gt(compare_outputs(&s, s.data, 2e-6), 0);
+  fails(zg_onnx_tie(s.m, wrong, 2), ZG_INVALID, "did you mean \"head\"?");
+  fails(zg_onnx_tie(s.m, apart, 2), ZG_INVALID, "\"emb\" is f32[6,4], \"w1\" is f32[4,4]");
+  fails(zg_onnx_tie(s.m, names, 1), ZG_INVALID, "at least two");
   done(&s);
 }
 END_TEST
@@ -171,6 +233,9 @@ int main(void) {
   tcase_add_loop_test(t, values, 0, ZG_COUNT(models));
   tcase_add_test(t, roles);
   tcase_add_test(t, globs);
+  tcase_add_test(t, weights_wherever_they_are);
+  tcase_add_test(t, untied);
+  tcase_add_test(t, tied);
   tcase_add_test(t, half_weights_stay_half);
   tcase_add_test(t, dims);
   tcase_add_test(t, messages);

@@ -214,10 +214,12 @@ def parameters():
              h.make_node("Transpose", ["train_wt"], ["wt"]), h.make_node("Gemm", ["b", "wt", "train_bias1"], ["c"]),
              h.make_node("Identity", ["running_mean"], ["rm"]),
              h.make_node("BatchNormalization", ["x", "train_gain", "train_shift", "rm", "running_var"], ["d"], name="bn"),
-             h.make_node("Constant", [], ["frozen_const"], value=init("v", f32(20, n))),
+             h.make_node("Constant", [], ["train_const"], value=init("v", f32(20, n))),
+             h.make_node("Constant", [], ["frozen_const"], value=init("v", np.ones((20, n), np.float32))),
+             h.make_node("ReduceMean", ["frozen_const"], ["m"], keepdims=0), h.make_node("Add", ["c", "m"], ["cm"]),
              h.make_node("Constant", [], ["const_small"], value=init("v", f32(n))),
-             h.make_node("MatMul", ["frozen_const", "train_mm"], ["e"]), h.make_node("ReduceSum", ["e"], ["f"], keepdims=0),
-             h.make_node("Add", ["c", "f"], ["g"]), h.make_node("ReduceSum", ["d"], ["h"], keepdims=0),
+             h.make_node("MatMul", ["train_const", "train_mm"], ["e"]), h.make_node("ReduceSum", ["e"], ["f"], keepdims=0),
+             h.make_node("Add", ["cm", "f"], ["g"]), h.make_node("ReduceSum", ["d"], ["h"], keepdims=0),
              h.make_node("Mul", ["d", "const_small"], ["d2"]),
              h.make_node("Add", ["g", "h"], ["y"]), h.make_node("Add", ["y", "const_int_f"], ["y2"]),
              h.make_node("Cast", ["const_int"], ["const_int_f"], to=T.FLOAT)]
@@ -225,6 +227,39 @@ def parameters():
              init("train_bias1", f32(1)), init("running_mean", f32(n)), init("running_var", np.abs(f32(n)) + 1),
              init("train_gain", f32(n)), init("train_shift", f32(n)), init("train_mm", f32(n, 2)), init("const_int", np.arange(1))]
     write("parameters", model(nodes, [vi("x", ["n", n])], [vi("y2", None), vi("d2", None)], inits), {"x": f32(3, n)})
+
+
+def weights():
+    """Weights that are no initializers: a Constant node, ConstantOfShape nodes (shapes as initializer and as Constant), a branch."""
+    then = h.make_graph([h.make_node("MatMul", ["a", "branch_w"], ["t"], name="in_branch")], "t", [], [vi("t", None)], [init("branch_w", f32(3, 5))])
+    other = h.make_graph([h.make_node("Relu", ["a"], ["e"])], "e", [], [vi("e", None)])
+    fill = lambda v: h.make_tensor("v", T.FLOAT, [1], [v])
+    nodes = [h.make_node("Constant", [], ["const_w"], value=init("v", f32(4, 3))), h.make_node("MatMul", ["x", "const_w"], ["p"], name="first"),
+             h.make_node("ConstantOfShape", ["gain_shape"], ["gain"], value=fill(0.5)),
+             h.make_node("Constant", [], ["bias_shape"], value=init("v", np.array([3]))), h.make_node("ConstantOfShape", ["bias_shape"], ["bias"]),
+             h.make_node("LayerNormalization", ["p", "gain", "bias"], ["q"], name="norm"),
+             h.make_node("ConstantOfShape", ["gain_shape"], ["step"], value=fill(2.0)), h.make_node("Mul", ["q", "step"], ["a"]),
+             h.make_node("If", ["yes"], ["y"], then_branch=then, else_branch=other, name="choose")]
+    m = model(nodes, [vi("x", ["n", 4])], [vi("y", None)], [init("gain_shape", np.array([3])), init("yes", np.array(True))])
+    write("weights", m, {"x": f32(2, 4)})
+
+
+def merged():
+    """What an optimiser makes of fresh norms: one tensor of ones and one of zeros for all, some through Identity, and the head a
+    transposed copy of the embedding. layer_w, ln3 and layer_v are run twice: that module is shared, and stays so."""
+    n = 4
+    emb = f32(6, n)
+    nodes = [h.make_node("Gather", ["emb", "ids"], ["x"]), h.make_node("LayerNormalization", ["x", "ones", "zeros"], ["a"], name="ln1"),
+             h.make_node("MatMul", ["a", "w1"], ["b"]), h.make_node("Add", ["b", "zeros"], ["c"], name="bias1"),
+             h.make_node("Identity", ["ones"], ["ln2.weight"], name="copy"),
+             h.make_node("LayerNormalization", ["c", "ln2.weight", "zeros"], ["d"], name="ln2"),
+             h.make_node("MatMul", ["d", "layer_w"], ["e"]), h.make_node("LayerNormalization", ["e", "ones", "zeros"], ["f"], name="ln3"),
+             h.make_node("MatMul", ["f", "layer_v"], ["f2"]),
+             h.make_node("MatMul", ["f2", "layer_w"], ["g"]), h.make_node("LayerNormalization", ["g", "ones", "zeros"], ["k"], name="ln3b"),
+             h.make_node("MatMul", ["k", "layer_v"], ["k2"]), h.make_node("MatMul", ["k2", "head"], ["y"])]
+    inits = [init("emb", emb), init("ones", np.ones(n, np.float32)), init("zeros", np.zeros(n, np.float32)), init("w1", f32(n, n)),
+             init("layer_w", f32(n, n)), init("layer_v", f32(n, n)), init("head", np.ascontiguousarray(emb.T))]
+    write("merged", model(nodes, [vi("ids", [2, 3], T.INT64)], [vi("y", None)], inits), {"ids": np.array([[0, 1, 2], [3, 4, 5]])})
 
 
 def broken():
@@ -256,5 +291,5 @@ os.makedirs(HERE, exist_ok=True)
 link = os.path.join(HERE, "external_link.bin")
 if not os.path.lexists(link):
     os.symlink("../meson.build", link)
-for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken):
+for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged):
     make()

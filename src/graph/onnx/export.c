@@ -22,6 +22,7 @@ typedef struct {
   zg_map by_place;        // offset of a TensorProto (or, sparse, of its values) -> table index
   bool external;          // large tensors go to the data file
   const char *data_name;  // its name without folders
+  size_t node;            // of the main graph, next to be met
   zg_arena mem;
   zg__rope data;
   zg_status status;
@@ -81,16 +82,26 @@ static bool put_tensor(export *x, uint32_t tag, const uint8_t *at, uint64_t n, c
   return true;
 }
 
-// A sparse tensor with new values becomes a dense one under its name.
-static bool put_dense(export *x, uint32_t tag, const zg__tensor *t, const void *data, zg__rope *out) {
+static uint64_t onnx_type_of(zg_dtype d) {
+  zg_dtype k;
+  for (int64_t i = 1; i < 32; i++) {
+    zg_status s = zg_onnx_dtype(i, &k);
+    const bool same = !s && k == d;
+    zg_status_free(s);
+    if (same) return (uint64_t)i;
+  }
+  return 0;
+}
+
+// A tensor that was none in the file: a sparse one with new values becomes dense under its name, a derived one an initializer.
+static bool put_dense(export *x, uint32_t tag, const zg__tensor *t, const char *name, const void *data, zg__rope *out) {
   zg__rope body = {0};
-  for (size_t i = 0; i < t->sparse->n_dims; i++) {
+  for (uint32_t i = 0; i < t->info.type.rank; i++) {
     zg__rope_varint(&body, &x->mem, 1 << 3);
-    zg__rope_varint(&body, &x->mem, (uint64_t)t->sparse->dims[i]);
+    zg__rope_varint(&body, &x->mem, (uint64_t)t->info.type.dim[i]);
   }
   zg__rope_varint(&body, &x->mem, 2 << 3);
-  zg__rope_varint(&body, &x->mem, (uint64_t)t->proto->data_type);
-  const char *name = zg__str(t->proto->name);
+  zg__rope_varint(&body, &x->mem, onnx_type_of(t->info.type.dtype));
   zg__rope_field(&body, &x->mem, 8, name, strlen(name));
   put_data(x, &body, data, zg_type_bytes(&t->info.type));
   put_message(x, out, tag, &body);
@@ -117,7 +128,7 @@ static bool sparse_hook(zg__rewriter *w, uint32_t tag, const uint8_t *at, uint64
     if (f.tag != 1 || f.wire != 2 || !find_tensor(x, (uint64_t)(f.body - w->base), &i)) continue;
     const zg__tensor *t = &x->m->tensors.at[i];
     if (!x->bytes[i] || t->home == ZG__IN_CONSTANT) return false;
-    return put_dense(x, 5, t, x->bytes[i], out);  // field 15 of GraphProto becomes field 5, `initializer`
+    return put_dense(x, 5, t, zg__str(t->proto->name), x->bytes[i], out);  // field 15 of GraphProto becomes field 5, `initializer`
   }
   (void)tag;
   return false;
@@ -143,6 +154,64 @@ static bool tensor_hook(zg__rewriter *w, const ProtobufCMessageDescriptor *kind,
     }
   }
   return put_tensor(x, tag, at, n, data, n_data, out);
+}
+
+// ---- derived tensors: nodes go or read others, initializers come
+// ----------------------------------------------------------------------------------------------------
+static bool edit_node(zg__rewriter *w, const zg__field *f, zg__rope *out) {
+  export *x = w->user;
+  const Onnx__NodeProto *n = x->m->proto->graph->node[x->node++];
+  const uint8_t *p = f->body, *end = f->body + f->n_body;
+  uint32_t i, operand = 0, changed = 0;
+  zg__rope body = {0};
+  zg__field inner;
+  if (zg__derived_result(x->m, n, &i) && x->bytes[i]) return true;  // the initializer takes its place
+  while (x->m->renames.n && p < end && zg__next_field(&p, end, &inner)) {
+    if (inner.tag != 1) {
+      zg__rope_put(&body, inner.start, inner.n_field);
+    } else if (zg__derived_operand(x->m, &x->mem, n, operand++, &i) && x->bytes[i]) {
+      zg__rope_field(&body, &x->mem, 1, x->m->tensors.at[i].info.name, strlen(x->m->tensors.at[i].info.name));
+      changed++;
+    } else {
+      zg__rope_put(&body, inner.start, inner.n_field);
+    }
+  }
+  if (changed) put_message(x, out, 1, &body);
+  zg__rope_fini(&body);
+  return changed != 0;
+}
+
+// Before IR version 4 every initializer is an input too.
+static void put_input(export *x, const zg__tensor *t, zg__rope *out) {
+  zg__rope shape = {0}, tensor = {0}, type = {0}, input = {0};
+  for (uint32_t d = 0; d < t->info.type.rank; d++) {
+    zg__rope dim = {0};
+    zg__rope_varint(&dim, &x->mem, 1 << 3);
+    zg__rope_varint(&dim, &x->mem, (uint64_t)t->info.type.dim[d]);
+    put_message(x, &shape, 1, &dim);
+    zg__rope_fini(&dim);
+  }
+  zg__rope_varint(&tensor, &x->mem, 1 << 3);
+  zg__rope_varint(&tensor, &x->mem, onnx_type_of(t->info.type.dtype));
+  put_message(x, &tensor, 2, &shape);
+  put_message(x, &type, 1, &tensor);
+  zg__rope_field(&input, &x->mem, 1, t->info.name, strlen(t->info.name));
+  put_message(x, &input, 2, &type);
+  put_message(x, out, 11, &input);
+  zg__rope_fini(&shape);
+  zg__rope_fini(&tensor);
+  zg__rope_fini(&type);
+  zg__rope_fini(&input);
+}
+
+static void add_initializers(zg__rewriter *w, zg__rope *out) {
+  export *x = w->user;
+  for (size_t i = 0; i < x->m->tensors.n; i++) {
+    const zg__tensor *t = &x->m->tensors.at[i];
+    if (t->home != ZG__IN_NODE || !x->bytes[i]) continue;
+    put_dense(x, 5, t, t->info.name, x->bytes[i], out);
+    if (x->m->proto->ir_version < 4) put_input(x, t, out);
+  }
 }
 
 // ---- files
@@ -221,12 +290,17 @@ static zg_status take_replacements(export *x, const zg_onnx_replacement *r, uint
     ZG_ASSERT(r[i].source < x->m->tensors.n);
     x->bytes[r[i].source] = r[i].data;
   }
+  for (uint32_t i = 0; i < x->m->tensors.n; i++) {
+    const uint32_t leader = x->m->tensors.at[i].tied_to;
+    if (leader && x->bytes[leader - 1]) x->bytes[i] = zg__tied_bytes(x->m, i, x->bytes[leader - 1], &x->mem);
+  }
   for (size_t i = 0; i < x->m->tensors.n; i++) {
     char key[24];
     const zg__tensor *t = &x->m->tensors.at[i];
     if (t->sparse && t->home == ZG__IN_CONSTANT && x->bytes[i])
       return zg_error(ZG_UNSUPPORTED, "tensor \"%s\" is a sparse Constant node and cannot get new values",
                       t->info.name);
+    if (!t->proto) continue;
     place_key(zg__tensor_ref(t->proto)->message, key);
     zg_map_put(&x->by_place, key, i);
   }
@@ -237,7 +311,7 @@ static zg_status take_replacements(export *x, const zg_onnx_replacement *r, uint
 static uint64_t inline_size(const zg_onnx_model *m) {
   uint64_t n = m->file.bytes.n;
   for (size_t i = 0; i < m->tensors.n; i++)
-    if (m->tensors.at[i].info.external || m->tensors.at[i].sparse)
+    if (m->tensors.at[i].info.external || m->tensors.at[i].sparse || m->tensors.at[i].home == ZG__IN_NODE)
       n += zg_type_bytes(&m->tensors.at[i].info.type);
   return n;
 }
@@ -249,7 +323,7 @@ zg_status zg__onnx_export(zg_onnx_model *m, const zg_onnx_replacement *r, uint32
   const char *slash = strrchr(path, '/');
   export x = {.m = m, .external = inline_size(m) > limit};
   x.data_name = zg_arena_printf(&x.mem, "%s.data", slash ? slash + 1 : path);
-  zg__rewriter w = {.tensor = tensor_hook, .base = m->file.bytes.at, .mem = &x.mem, .user = &x};
+  zg__rewriter w = {.tensor = tensor_hook, .node = edit_node, .graph_end = add_initializers, .base = m->file.bytes.at, .mem = &x.mem, .user = &x};
   ZG_TRY_OUT(take_replacements(&x, r, n));
   if (!zg__rewrite(&w, &onnx__model_proto__descriptor, m->file.bytes.at, m->file.bytes.n, 0, &model) ||
       w.error) {

@@ -193,6 +193,8 @@ void zg_onnx_free(zg_onnx_model *m) {
   zg_vec_fini(&m->outputs);
   zg_vec_fini(&m->tensors);
   zg_vec_fini(&m->externals);
+  zg_vec_fini(&m->renames);
+  zg_map_fini(&m->derived);
   zg_arena_fini(&m->mem);
   zg_free(m);
 }

@@ -24,7 +24,8 @@ const zg_signature *zg_onnx_outputs(const zg_onnx_model *m, uint32_t *n);
 int64_t zg_onnx_opset(const zg_onnx_model *m);
 const char *zg_onnx_producer(const zg_onnx_model *m);
 
-// The tensor table: every initializer and every float tensor in a Constant node; zg_param_attr.source indexes it.
+// The tensor table: every initializer, every float tensor in a Constant node, every float result of a ConstantOfShape node whose
+// shape is a constant (is_constant_node too), and what zg_onnx_untie adds; zg_param_attr.source indexes it.
 typedef struct { const char *name; zg_type type; bool external, is_constant_node; } zg_onnx_tensor_info;
 uint32_t zg_onnx_n_tensors(const zg_onnx_model *m);
 const zg_onnx_tensor_info *zg_onnx_tensor_at(const zg_onnx_model *m, uint32_t i);
@@ -35,6 +36,14 @@ zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out);
 // The bytes are not needed for now: gives back the memory they took (a decoded buffer, pages of the mapped file). What
 // zg_onnx_tensor_bytes returned for i must not be used any more; asking again is fine.
 void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i);
+
+// What exporters' optimisers did to parameters, undone; before the import. Both may be called again with the same.
+// untie: gains, biases and statistics that were merged because they were equal get tensors of their own, which are appended to the
+// table (*out_n: how many) and become initializers when the model is exported. Reads weights: fails where they are absent.
+zg_status zg_onnx_untie(zg_onnx_model *m, uint32_t *out_n);
+// tie: the tensors called names[0..n) are one parameter, that of the first name; the others may be its transposes. An export that
+// replaces the first writes them all. ZG_INVALID: no such tensor, types that do not fit, a tensor in two ties.
+zg_status zg_onnx_tie(zg_onnx_model *m, const char *const *names, uint32_t n);
 
 typedef struct { const char *symbol; int64_t value; } zg_dim_binding;
 typedef struct {

@@ -16,6 +16,13 @@ typedef struct {
   uint64_t n_bytes;
 } zg__rope;
 
+// A field of a message: tag, wire type, the whole field, and the payload of wire type 2.
+typedef struct {
+  uint32_t tag, wire;
+  const uint8_t *start, *body;
+  uint64_t n_field, n_body;
+} zg__field;
+
 // What becomes of each TensorProto / SparseTensorProto met while a message is copied. `at`, `n`: the
 // message's bytes in the source; `prefix`: the tag it has there. The hook appends the whole field (tag,
 // length, body) to `out` and returns true, or returns false: the field is copied as it is.
@@ -23,6 +30,9 @@ typedef struct zg__rewriter zg__rewriter;
 struct zg__rewriter {
   bool (*tensor)(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, uint32_t tag, const uint8_t *at,
                  uint64_t n, zg__rope *out);
+  // NULL, or as `tensor`, for the nodes of the model's main graph, in their order; f: the field that holds one.
+  bool (*node)(zg__rewriter *w, const zg__field *f, zg__rope *out);
+  void (*graph_end)(zg__rewriter *w, zg__rope *out);  // NULL, or appends fields to the main graph
   const uint8_t *base;  // start of the source
   zg_arena *mem;
   void *user;
@@ -38,13 +48,7 @@ void zg__rope_field(zg__rope *r, zg_arena *mem, uint32_t tag, const void *at,
                     uint64_t n);  // length-delimited
 void zg__rope_append(zg__rope *r, const zg__rope *tail);
 void zg__rope_fini(zg__rope *r);
-// One field of a message at *at (moved on): tag, wire type, the whole field [start, *at), and the payload of
-// wire type 2.
-typedef struct {
-  uint32_t tag, wire;
-  const uint8_t *start, *body;
-  uint64_t n_field, n_body;
-} zg__field;
+// One field of a message at *at (moved on).
 bool zg__next_field(const uint8_t **at, const uint8_t *end, zg__field *out);
 
 // ---- the model
@@ -60,13 +64,21 @@ typedef struct {
 typedef enum {
   ZG__IN_GRAPH,
   ZG__IN_BRANCH,
-  ZG__IN_CONSTANT
-} zg__home;  // initializer, of a subgraph, Constant node
+  ZG__IN_CONSTANT,
+  ZG__IN_NODE
+} zg__home;  // initializer, of a subgraph, Constant node, derived (derive.c)
 typedef struct {
   zg_onnx_tensor_info info;
   const Onnx__TensorProto *proto;         // values tensor where sparse
   const Onnx__SparseTensorProto *sparse;  // or NULL
   zg__home home;
+  bool in_function;               // a Constant node of a model-local function
+  // ZG__IN_NODE (proto NULL): the node of the main graph whose result it takes the place of, NULL where it takes the place of
+  // operands (zg_onnx_model.renames); and the table index + 1 of the tensor whose bytes it starts with, 0 where maker fills it
+  const Onnx__NodeProto *maker;
+  uint32_t origin;
+  uint32_t tied_to;               // table index + 1 of the tensor that this one is (zg_onnx_tie), 0: none
+  bool tied_transposed;           // its bytes are that one's transposed
   void *decoded;  // buffer for what cannot be borrowed from a file, n_decoded bytes
   uint64_t n_decoded;
 } zg__tensor;
@@ -85,6 +97,9 @@ typedef struct {
   uint32_t n;
 } zg__opsets;
 
+// Operand `operand` of a node of the main graph is read from a tensor of the table instead of what the file says.
+typedef struct { const Onnx__NodeProto *node; uint32_t operand, tensor; } zg__rename;
+
 struct zg_onnx_model {
   zg_arena mem;
   const char *path;
@@ -95,11 +110,27 @@ struct zg_onnx_model {
   ZG_VEC(zg_signature) outputs;
   ZG_VEC(zg__tensor) tensors;
   ZG_VEC(zg__external) externals;
+  ZG_VEC(zg__rename) renames;
+  zg_map derived;   // result of a node -> table index; "RESULT\nOPERAND" -> index into renames
+  bool untied;
 };
 
 zg_status zg__read_opsets(zg_onnx_model *m, Onnx__OperatorSetIdProto **at, size_t n, zg__opsets *out);
 zg_status zg__tensor_table(zg_onnx_model *m);         // tensor.c: fills m->tensors
 zg__ref *zg__tensor_ref(const Onnx__TensorProto *t);  // the record, or NULL
+// ---- derive.c: parameters that are no tensors of the file
+// Appends the results of ConstantOfShape nodes to the table; `names`: those that tensors have already.
+void zg__derive_generated(zg_onnx_model *m, zg_map *names);
+zg_status zg__derived_bytes(zg_onnx_model *m, uint32_t i, const void **out);
+// The derived tensor that stands for the node's result, or for its operand (nodes of the main graph alone).
+bool zg__derived_result(const zg_onnx_model *m, const Onnx__NodeProto *n, uint32_t *out);
+bool zg__derived_operand(const zg_onnx_model *m, zg_arena *mem, const Onnx__NodeProto *n, uint32_t operand, uint32_t *out);
+// Appends a tensor that starts as `origin`; maker: the Identity node whose place it takes, or NULL. Gives its index.
+uint32_t zg__derive(zg_onnx_model *m, uint32_t origin, const Onnx__NodeProto *maker, const char *name);
+void zg__derive_operand(zg_onnx_model *m, const Onnx__NodeProto *n, uint32_t operand, uint32_t tensor);
+// The bytes of a tied tensor when its leader's are `data`: those, or a transposed copy in mem. tie.c
+bool zg__same_or_transposed(zg_onnx_model *m, uint32_t a, uint32_t b, bool *transposed);   // equal bytes? absent ones: no
+const void *zg__tied_bytes(const zg_onnx_model *m, uint32_t i, const void *data, zg_arena *mem);
 zg_status zg__tensor_type(const Onnx__TensorProto *t,
                           zg_type *out);  // unsupported types and ranks are errors
 // Bytes of any TensorProto of the model, borrowed from a file, or in *owned (zg_free_big). Messages name it
@@ -157,6 +188,7 @@ struct zg__scope {
 
 typedef struct {
   bool is_const;
+  bool by_rule;  // trainable by the rule, not by the configuration's word: roles.c may know better
   zg_param_role role;
   const char *reason;
 } zg__decision;

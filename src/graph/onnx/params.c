@@ -7,8 +7,10 @@
 // between;
 // - arguments of ops, such as the scales of Resize: they are no tensors of the computation.
 // `trainable:` globs replace the rule ("*" alone means: all that the rule admits), `frozen:` globs take away.
-// Constant nodes are trained only if `trainable:` names them without wildcards. Whether the loss reaches a
-// parameter is autodiff's business.
+// A weight is a weight wherever the exporter put it: the result of a Constant or ConstantOfShape node, or a
+// tensor of a branch, obeys the same rule where it reaches a weight slot (zg_onnx_row.weight_operands); others
+// are trained only if `trainable:` names them without wildcards. What the imported graph tells besides (masks,
+// tables of positions) is roles.c's business, whether the loss reaches a parameter autodiff's.
 #include "graph/onnx/onnx_priv.h"
 
 // Ops in front of which one element is a constant of the arithmetic.
@@ -84,9 +86,15 @@ static uint32_t first_use(const uses *u, int func, const char *name) {
 }
 
 static void add_nodes(uses *u, Onnx__NodeProto *const *nodes, size_t n, int func) {
+  const zg_onnx_model *m = u->im->m;
   for (size_t i = n; i-- > 0;) {  // backwards: lists then run in the file's order
-    for (size_t k = nodes[i]->n_input; k-- > 0;)
-      add_use(u, zg__str(nodes[i]->input[k]), (use){nodes[i], (uint32_t)k, 0, func});
+    uint32_t d;
+    const bool gone = zg__derived_result(m, nodes[i], &d) && m->tensors.at[d].origin;
+    for (size_t k = gone ? 0 : nodes[i]->n_input; k-- > 0;) {
+      const bool own = func < 0 && zg__derived_operand(m, &u->im->mem, nodes[i], (uint32_t)k, &d);
+      add_use(u, own ? m->tensors.at[d].info.name : zg__str(nodes[i]->input[k]),
+              (use){nodes[i], (uint32_t)k, 0, func});
+    }
     for (size_t a = 0; a < nodes[i]->n_attribute; a++)
       if (nodes[i]->attribute[a]->g)
         add_nodes(u, nodes[i]->attribute[a]->g->node, nodes[i]->attribute[a]->g->n_node, func);
@@ -128,6 +136,30 @@ static bool is_no_argument(const uses *u, const use *x, void *user) {
   return true;
 }
 
+static const zg_onnx_row *row_of(const uses *u, const use *x) {
+  const char *domain = zg__domain(x->node->domain);
+  return zg_onnx_find(zg__str(x->node->op_type), domain, *domain ? 1 : zg_onnx_opset(u->im->m));
+}
+
+// Does the tensor, or what Transpose, Cast and kin make of it, reach an operand that every net learns?
+typedef struct {
+  uint32_t rank;
+  int hops;
+} slot_search;
+static bool is_weight_slot(const uses *u, const use *x, void *user) {
+  slot_search *s = user;
+  const zg_onnx_row *row = row_of(u, x);
+  if (row && x->operand < 32 && (row->weight_operands >> x->operand & 1))
+    return s->rank > 1 || strcmp(zg__str(x->node->op_type), "Gather") != 0;  // a table of embeddings has rows
+  if (x->operand || s->hops >= MAX_HOPS || !x->node->n_output ||
+      !in_list(passing, ZG_COUNT(passing), zg__str(x->node->op_type)))
+    return false;
+  s->hops++;
+  bool yes = any_use(u, x->func, zg__str(x->node->output[0]), 0, is_weight_slot, s);
+  s->hops--;
+  return yes;
+}
+
 static bool is_any(const uses *u, const use *x, void *user) {
   (void)u;
   *(use *)user = *x;
@@ -157,23 +189,31 @@ static const char *label(const Onnx__NodeProto *n) {
   return *zg__str(n->name) ? n->name : n->n_output ? zg__str(n->output[0]) : "";
 }
 
+// The use that says what the tensor is for: the first that is differentiable, or else the first.
+static bool is_telling(const uses *u, const use *x, void *user) {
+  const zg_onnx_row *row = row_of(u, x);
+  const bool passes = in_list(passing, ZG_COUNT(passing), zg__str(x->node->op_type)) && !x->operand;
+  if (!passes && !(row && x->operand < 32 && (row->param_operands >> x->operand & 1))) return false;
+  *(use *)user = *x;
+  return true;
+}
+
 // What reads the tensor: `weight operand 1 of Gemm "fc1", through Transpose`.
 static const char *describe(uses *u, const zg__tensor *t, const char *name) {
   zg_arena *mem = &u->im->mem;
   use x;
-  if (!any_use(u, -1, name, 0, is_any, &x)) return "no node reads it";
+  if (!any_use(u, -1, name, 0, is_telling, &x) && !any_use(u, -1, name, 0, is_any, &x)) return "no node reads it";
   const char *through = "";
   for (int hops = 0; hops < MAX_HOPS && !x.operand && x.node->n_output; hops++) {
     use next;
     const char *op = zg__str(x.node->op_type);
     if (!in_list(passing, ZG_COUNT(passing), op)) break;
-    if (!any_use(u, x.func, zg__str(x.node->output[0]), 0, is_any, &next)) break;
+    const char *result = zg__str(x.node->output[0]);
+    if (!any_use(u, x.func, result, 0, is_telling, &next) && !any_use(u, x.func, result, 0, is_any, &next)) break;
     through = zg_arena_printf(mem, "%s%s%s", through, *through ? ", " : ", through ", op);
     x = next;
   }
-  const char *domain = zg__domain(x.node->domain);
-  const zg_onnx_row *row =
-      zg_onnx_find(zg__str(x.node->op_type), domain, *domain ? 1 : zg_onnx_opset(u->im->m));
+  const zg_onnx_row *row = row_of(u, &x);
   bool position = row && x.operand < 32 && (row->param_operands >> x.operand & 1);
   const char *kind = !position ? "operand" : t->info.type.rank > 1 ? "weight, operand" : "parameter, operand";
   return zg_arena_printf(mem, "%s %u of %s \"%s\"%s", kind, x.operand, zg__str(x.node->op_type),
@@ -190,52 +230,72 @@ static bool named_exactly(const zg_import_options *o, const char *name) {
   return in_list(o->trainable, o->n_trainable, name);
 }
 
-static zg__decision decide_elsewhere(uses *u,
-                                     const zg__tensor *t) {  // Constant nodes, initializers of subgraphs
-  bool constant = t->home == ZG__IN_CONSTANT;
+// Tensors outside of the main graph's initializers that stand in no weight slot.
+static zg__decision decide_elsewhere(uses *u, const zg__tensor *t) {
+  static const char *const reasons[] = {[ZG__IN_BRANCH] = "belongs to a branch or loop body, in no weight slot",
+                                        [ZG__IN_CONSTANT] = "Constant node in no weight slot",
+                                        [ZG__IN_NODE] = "made by ConstantOfShape, in no weight slot"};
   const char *frozen = matching(u->im->o->frozen, u->im->o->n_frozen, t->info.name);
   if (named_exactly(u->im->o, t->info.name) && !frozen)
     return (zg__decision){.role = ZG_ROLE_TRAINABLE, .reason = "named in trainable"};
-  if (zg_elems(&t->info.type) <= SMALL) return (zg__decision){.is_const = true};
-  return (zg__decision){.role = ZG_ROLE_FROZEN,
-                        .reason = constant ? "Constant node; name it in trainable to train it"
-                                           : "belongs to a branch or loop body"};
+  const char *why = t->in_function ? "Constant node of a function" : reasons[t->home];
+  return (zg__decision){.is_const = t->home == ZG__IN_NODE || zg_elems(&t->info.type) <= SMALL,
+                        .role = ZG_ROLE_FROZEN,
+                        .reason = zg_arena_printf(&u->im->mem, "%s; name it in trainable to train it", why)};
 }
 
 static bool only_star(const zg_import_options *o) {
   return o->n_trainable == 1 && !strcmp(o->trainable[0], "*");
 }
 
-static zg__decision decide(uses *u, const zg__tensor *t) {
+static zg__decision constant(const char *reason) {
+  return (zg__decision){.is_const = true, .role = ZG_ROLE_FROZEN, .reason = reason};
+}
+
+// The configuration's word on a tensor that could be trained.
+static zg__decision decide_by_globs(uses *u, const zg__tensor *t, const char *name, bool scalar) {
   const zg_import_options *o = u->im->o;
   zg_arena *mem = &u->im->mem;
-  if (!zg_dtype_is_float(t->info.type.dtype)) return (zg__decision){.is_const = true};
-  if (t->home != ZG__IN_GRAPH) return decide_elsewhere(u, t);
-  const char *name = zg__str(t->proto->name), *frozen = matching(o->frozen, o->n_frozen, name), *glob;
+  const bool rule = !o->n_trainable || only_star(o);
+  const char *frozen = matching(o->frozen, o->n_frozen, t->info.name);
+  const char *glob = rule ? NULL : matching(o->trainable, o->n_trainable, t->info.name);
+  if (scalar && !glob) return constant(t->info.type.rank ? "one element of the arithmetic, or none" : "scalar");
+  if (!rule && !glob) return (zg__decision){.role = ZG_ROLE_FROZEN, .reason = "no glob of trainable matches"};
+  if (frozen)
+    return (zg__decision){.role = ZG_ROLE_FROZEN, .reason = zg_arena_printf(mem, "frozen: \"%s\"", frozen)};
+  if (glob)
+    return (zg__decision){.role = ZG_ROLE_TRAINABLE, .reason = zg_arena_printf(mem, "trainable: \"%s\"", glob)};
+  static const char *const from[] = {[ZG__IN_GRAPH] = "", [ZG__IN_BRANCH] = "; in a branch or loop body",
+                                     [ZG__IN_CONSTANT] = "; a Constant node in a weight slot",
+                                     [ZG__IN_NODE] = "; made by ConstantOfShape, in a weight slot"};
+  const char *more = t->origin ? zg_arena_printf(mem, "; untied from \"%s\"", u->im->m->tensors.at[t->origin - 1].info.name)
+                               : from[t->home];
+  return (zg__decision){.role = ZG_ROLE_TRAINABLE, .by_rule = true,
+                        .reason = zg_arena_printf(mem, "%s%s", describe(u, t, name), more)};
+}
+
+static zg__decision decide(uses *u, const zg__tensor *t) {
+  zg_arena *mem = &u->im->mem;
+  const char *name = t->proto && t->home != ZG__IN_CONSTANT ? zg__str(t->proto->name) : t->info.name;
+  if (t->tied_to)
+    return (zg__decision){.role = ZG_ROLE_FROZEN,
+                          .reason = zg_arena_printf(mem, "tied to \"%s\"%s", u->im->m->tensors.at[t->tied_to - 1].info.name,
+                                                    t->tied_transposed ? ", transposed" : "")};
+  if (!zg_dtype_is_float(t->info.type.dtype)) return constant("no float type");
   stat_search s = {0};
-  if (any_use(u, -1, name, 0, is_running, &s))
+  if (!t->in_function && any_use(u, -1, name, 0, is_running, &s))
     return (zg__decision){
         .role = ZG_ROLE_RUNNING,
         .reason = zg_arena_printf(mem, "running %s of BatchNormalization \"%s\"",
                                   s.found.operand == 3 ? "mean" : "variance", label(s.found.node))};
+  slot_search slot = {.rank = t->info.type.rank};
+  const bool own = t->home == ZG__IN_GRAPH || t->origin;
+  if (t->in_function || (!own && !any_use(u, -1, name, 0, is_weight_slot, &slot))) return decide_elsewhere(u, t);
   if (first_use(u, -1, name) && !any_use(u, -1, name, 0, is_no_argument, NULL))
-    return (zg__decision){.is_const = true};
+    return constant("says how an op works");
   int64_t n = zg_elems(&t->info.type);
-  bool scalar =
-      n == 0 || t->info.type.rank == 0 || (n == 1 && !any_use(u, -1, name, 0, is_no_arithmetic, NULL));
-  if (o->n_trainable && !only_star(o)) {
-    glob = matching(o->trainable, o->n_trainable, name);
-    if (!glob && scalar) return (zg__decision){.is_const = true};
-    if (!glob) return (zg__decision){.role = ZG_ROLE_FROZEN, .reason = "no glob of trainable matches"};
-    if (!frozen)
-      return (zg__decision){.role = ZG_ROLE_TRAINABLE,
-                            .reason = zg_arena_printf(mem, "trainable: \"%s\"", glob)};
-  } else if (scalar) {
-    return (zg__decision){.is_const = true};
-  }
-  if (frozen)
-    return (zg__decision){.role = ZG_ROLE_FROZEN, .reason = zg_arena_printf(mem, "frozen: \"%s\"", frozen)};
-  return (zg__decision){.role = ZG_ROLE_TRAINABLE, .reason = describe(u, t, name)};
+  return decide_by_globs(u, t, name,
+                         n == 0 || t->info.type.rank == 0 || (n == 1 && !any_use(u, -1, name, 0, is_no_arithmetic, NULL)));
 }
 
 static void warn_unmatched(const zg__import *im, const char *key, const char *const *globs, uint32_t n) {

@@ -109,9 +109,11 @@ bool zg__rewrite(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const 
                  int depth, zg__rope *out) {
   if (depth > MAX_DEPTH) return fail(w, "messages are nested too deeply");
   const uint8_t *at = src, *end = src + n;
+  const bool main_graph = depth == 1 && kind == &onnx__graph_proto__descriptor;
   while (at < end) {
     zg__field f;
     if (!zg__next_field(&at, end, &f)) return fail(w, "the file is cut off or is no ONNX model");
+    if (main_graph && f.tag == 1 && f.wire == 2 && w->node && w->node(w, &f, out)) continue;
     const ProtobufCFieldDescriptor *d = protobuf_c_message_descriptor_get_field(kind, f.tag);
     if (!d || d->type != PROTOBUF_C_TYPE_MESSAGE || f.wire != 2) {
       zg__rope_put(out, f.start, f.n_field);
@@ -119,5 +121,6 @@ bool zg__rewrite(zg__rewriter *w, const ProtobufCMessageDescriptor *kind, const 
     }
     if (!rewrite_nested(w, d->descriptor, &f, depth, out)) return false;
   }
+  if (main_graph && w->graph_end) w->graph_end(w, out);
   return true;
 }

@@ -283,7 +283,9 @@ zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out) {
     *out = t->decoded;
     return NULL;
   }
-  if (t->sparse) {
+  if (t->home == ZG__IN_NODE) {
+    s = zg__derived_bytes(m, i, out);
+  } else if (t->sparse) {
     s = decode_sparse(m, t);
     *out = t->decoded;
   } else {
@@ -301,6 +303,10 @@ void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i) {
     t->decoded = NULL;
     return;
   }
+  if (t->home == ZG__IN_NODE) {
+    if (t->origin) zg_onnx_tensor_drop(m, t->origin - 1);
+    return;
+  }
   zg_status s = t->sparse ? NULL : zg_onnx_tensor_bytes(m, i, &at);
   if (s || t->sparse || t->decoded) {
     zg_status_free(s);
@@ -311,7 +317,7 @@ void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i) {
   if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);   // a private read-only mapping: pages come back from the file
 }
 
-typedef struct { zg_onnx_model *m; zg_map names; int depth; } table;
+typedef struct { zg_onnx_model *m; zg_map names; bool in_function; } table;
 
 static const char *unique_name(table *t, const char *name) {
   if (!*name) name = "unnamed";
@@ -324,7 +330,7 @@ static const char *unique_name(table *t, const char *name) {
 // says so then.
 static void add(table *t, const Onnx__TensorProto *p, const Onnx__SparseTensorProto *sparse, const char *name,
                 zg__home home) {
-  zg__tensor x = {.proto = p, .sparse = sparse, .home = home};
+  zg__tensor x = {.proto = p, .sparse = sparse, .home = home, .in_function = t->in_function};
   zg__ref *ref = zg__tensor_ref(p);
   zg_status s = sparse ? dims_type(p->data_type, sparse->dims, sparse->n_dims, &x.info.type)
                        : zg__tensor_type(p, &x.info.type);
@@ -379,6 +385,8 @@ static void add_graph(table *t, const Onnx__GraphProto *g, zg__home home) {
 zg_status zg__tensor_table(zg_onnx_model *m) {
   table t = {.m = m};
   add_graph(&t, m->proto->graph, ZG__IN_GRAPH);
+  zg__derive_generated(m, &t.names);
+  t.in_function = true;
   for (size_t i = 0; i < m->proto->n_functions; i++)
     add_nodes(&t, m->proto->functions[i]->node, m->proto->functions[i]->n_node);
   zg_map_fini(&t.names);

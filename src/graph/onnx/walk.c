@@ -60,6 +60,12 @@ zg_val zg__const(zg_builder *b, const zg_type *t, const void *bytes) {
 static zg_status read_tensor(zg__import *im, uint32_t i, zg_val *out) {
   zg__tensor *t = &im->m->tensors.at[i];
   const zg__decision *d = &im->decisions[i];
+  if (t->tied_to) {
+    zg__binding leader = {.kind = ZG__TENSOR, .tensor = t->tied_to - 1};
+    ZG_TRY(zg__as_value(im, &leader));
+    *out = t->tied_transposed ? zg_b_swap_last(im->b, leader.val) : leader.val;
+    return NULL;
+  }
   if (d->is_const) {
     const void *bytes;
     ZG_TRY(zg_onnx_tensor_bytes(im->m, i, &bytes));
@@ -337,12 +343,19 @@ static int64_t opset_of(const zg__frame *f, const char *domain) {
   return 1;
 }
 
+static bool is_main(const zg__scope *s) { return !s->outer && !s->frame->func; }
+
 // *why: set if an operand is poisoned.
-static zg_status find_operands(zg__scope *s, const zg_onnx_node *v, const Onnx__NodeProto *n, zg__binding *in,
+static zg_status find_operands(zg__import *im, zg__scope *s, const zg_onnx_node *v, const Onnx__NodeProto *n, zg__binding *in,
                                const char **why) {
   for (uint32_t i = 0; i < v->n_in; i++) {
     in[i] = (zg__binding){.kind = ZG__NOTHING};
+    uint32_t derived;
     if (!*zg__str(n->input[i])) continue;
+    if (is_main(s) && zg__derived_operand(im->m, &im->mem, n, i, &derived)) {
+      in[i] = (zg__binding){.kind = ZG__TENSOR, .tensor = derived};
+      continue;
+    }
     if (!zg__lookup(s, n->input[i], &in[i]))
       return zg_onnx_error(v, ZG_INVALID, "input %u, \"%s\", is made by no node, input or initializer", i,
                            n->input[i]);
@@ -399,6 +412,7 @@ static zg_status run_node(zg__import *im, zg__scope *s, const Onnx__NodeProto *n
   zg__binding *in = ZG_NEW_N(&im->mem, zg__binding, v.n_in + 1),
               *out = ZG_NEW_N(&im->mem, zg__binding, v.n_out + 1);
   const char *why = NULL;
+  uint32_t derived;
   if (++im->n_nodes > ZG__MAX_NODES)
     return zg_onnx_error(&v, ZG_UNSUPPORTED,
                          "the graph has more than %llu nodes once functions and loops are unrolled",
@@ -406,14 +420,18 @@ static zg_status run_node(zg__import *im, zg__scope *s, const Onnx__NodeProto *n
   im->node_name = *f->prefix ? zg_arena_printf(&im->mem, "%s%s", f->prefix, label) : label;
   im->node_op = v.op_type;
   zg_builder_origin(im->b, (zg_origin){.node = im->node_name});
-  ZG_TRY(find_operands(s, &v, n, in, &why));
+  if (is_main(s) && zg__derived_result(im->m, n, &derived) && !im->decisions[derived].is_const) {
+    zg__bind(s, n->output[0], (zg__binding){.kind = ZG__TENSOR, .tensor = derived});
+    return NULL;
+  }
+  ZG_TRY(find_operands(im, s, &v, n, in, &why));
   if (why) poison_outputs(out, v.n_out, why);
   else ZG_TRY(dispatch(im, s, &v, n, in, out));
   if (zg_builder_failed(im->b)) return zg__builder_error(im);
   for (uint32_t i = 0; i < v.n_out; i++) {
     if (!used[i]) continue;
     zg__bind(s, n->output[i], out[i]);
-    if (out[i].kind == ZG__VALUE && !s->outer && !f->func) zg_builder_name(im->b, out[i].val, n->output[i]);
+    if (out[i].kind == ZG__VALUE && is_main(s)) zg_builder_name(im->b, out[i].val, n->output[i]);
   }
   return NULL;
 }

@@ -187,7 +187,7 @@ static const zg_onnx_row rows[] = {
     {"ThresholdedRelu", "", 1, 0, import_named, NULL, 0},
     {"HardSigmoid", "", 1, 0, import_named, NULL, 0},
     {"Softsign", "", 1, 0, import_named, NULL, 0},
-    {"PRelu", "", 1, 0, import_prelu, NULL, 2},
+    {"PRelu", "", 1, 0, import_prelu, NULL, 2, .weight_operands = 2},
     {"Selu", "", 1, 0, import_selu, NULL, 0},
     {"Celu", "", 12, 0, import_celu, NULL, 0},
     {"HardSwish", "", 14, 0, import_hard_swish, NULL, 0},

@@ -506,9 +506,9 @@ static zg_status import_causal_conv(zg_onnx_node *n) {
 
 static const zg_op *const ops[] = {&zg_op_conv, &zg_op_conv_grad_x, &zg_op_conv_grad_w};
 static const zg_onnx_row rows[] = {
-    {"Conv", "", 1, 0, import_conv, NULL, 6},
-    {"ConvTranspose", "", 1, 0, import_conv_transpose, NULL, 6},
-    {"CausalConvWithState", "", 27, 0, import_causal_conv, NULL, 6},
+    {"Conv", "", 1, 0, import_conv, NULL, 6, .weight_operands = 6},
+    {"ConvTranspose", "", 1, 0, import_conv_transpose, NULL, 6, .weight_operands = 6},
+    {"CausalConvWithState", "", 27, 0, import_causal_conv, NULL, 6, .weight_operands = 6},
 };
 const zg_family zg_family_conv = {
     .name = "conv", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

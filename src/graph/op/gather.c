@@ -493,7 +493,7 @@ static zg_status import_non_zero(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"Gather", "", 1, 0, import_gather, NULL, 1},
+    {"Gather", "", 1, 0, import_gather, NULL, 1, .weight_operands = 1},
     {"GatherElements", "", 11, 0, import_gather_elements, NULL, 1},
     {"GatherND", "", 11, 0, import_gather_nd, NULL, 1},
     {"Scatter", "", 9, 0, import_scatter_elements},

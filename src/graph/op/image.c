@@ -557,7 +557,7 @@ static const zg_onnx_row rows[] = {
     {"AffineGrid", "", 20, 0, import_affine_grid, NULL, 0},
     {"CenterCropPad", "", 18, 0, import_center_crop_pad, NULL, 0},
     {"Col2Im", "", 18, 0, import_col2im, NULL, 0},
-    {"DeformConv", "", 19, 0, import_deform_conv, NULL, 10},
+    {"DeformConv", "", 19, 0, import_deform_conv, NULL, 10, .weight_operands = 10},
     {"MaxRoiPool", "", 1, 0, import_max_roi_pool, NULL, 0},
     {"RoiAlign", "", 10, 0, import_roi_align, NULL, 0},
 };

@@ -199,9 +199,9 @@ static zg_status import_gemm(zg_onnx_node *n) {
 }
 
 static const zg_onnx_row rows[] = {
-    {"MatMul", "", 1, 0, import_matmul, NULL, 3},
-    {"Gemm", "", 1, 0, import_gemm, NULL, 7},
-    {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3},
+    {"MatMul", "", 1, 0, import_matmul, NULL, 3, .weight_operands = 3},
+    {"Gemm", "", 1, 0, import_gemm, NULL, 7, .weight_operands = 7},
+    {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3, .weight_operands = 3},
 };
 static const zg_op *const ops[] = {&zg_op_matmul};
 const zg_family zg_family_matmul = {

@@ -317,8 +317,8 @@ static zg_status import_lstm(zg_onnx_node *n) {
 
 static const zg_onnx_row rows[] = {
     // parameter positions: W, R, B, and P of the LSTM
-    {"RNN", "", 7, 0, import_rnn, NULL, 0x0e},
-    {"GRU", "", 7, 0, import_gru, NULL, 0x0e},
-    {"LSTM", "", 7, 0, import_lstm, NULL, 0x8e},
+    {"RNN", "", 7, 0, import_rnn, NULL, 0x0e, .weight_operands = 0x0e},
+    {"GRU", "", 7, 0, import_gru, NULL, 0x0e, .weight_operands = 0x0e},
+    {"LSTM", "", 7, 0, import_lstm, NULL, 0x8e, .weight_operands = 0x8e},
 };
 const zg_family zg_family_recurrent = {.name = "recurrent", .onnx = rows, .n_onnx = ZG_COUNT(rows)};
