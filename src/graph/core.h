@@ -33,6 +33,9 @@ typedef struct { int64_t axis, k, largest; } zg_topk_attr;
 extern const zg_op zg_op_matmul;
 typedef struct { int64_t ta, tb, wide; } zg_matmul_attr;   // wide: half-precision operands, result f32 as it was summed
 
+// (c, x, y) -> c + x y, of c's type; summed in c's memory where nobody else reads c. Attributes: zg_matmul_attr.
+extern const zg_op zg_op_matmul_add;
+
 // ---- views: op/reshape.c, expand.c, transpose.c, slice.c, unslice.c, barrier.c, concat.c ---------------------------------
 extern const zg_op zg_op_reshape;                 // dim: no -1 left
 extern const zg_op zg_op_expand;                  // numpy broadcast to dim
@@ -81,9 +84,16 @@ typedef struct { int64_t causal, offset; double scale; } zg_flash_attr;
 // ---- high-level ops that passes know by name --------------------------------------------------------------------------
 extern const zg_op zg_op_softmax, zg_op_log_softmax;          // zg_axis_attr; op/softmax.c
 // (logits: f[..., C] with the class on `axis`, labels: i64 without that axis) -> loss: f32[], mean over labels that are not
-// `ignore`; smoothing as PyTorch. log_probs: logits are log-probabilities already. op/loss.c
+// `ignore`; smoothing as PyTorch. log_probs: logits are log-probabilities already. A third operand, f[C], weighs each label's
+// loss by its class (the mean divides by the sum of those weights; no smoothing then). op/loss.c
 extern const zg_op zg_op_cross_entropy;
 typedef struct { int64_t axis, ignore, log_probs; double smoothing; int64_t reduction; } zg_cross_entropy_attr;  // 0 mean, 1 sum, 2 none
+// linear_cross_entropy: (h: f[N,K], w: f[K,V] or with tb [V,K], labels: i64[N] [, bias: f[V] [, class weights: f[V]]], either may
+// be omitted) -> loss: f32[], dh, dw, dbias, top: i64[N]: the mean or sum of cross_entropy(h w + bias) over rows, `scale` times its
+// gradient by each of h, w, bias (f32 or f64), and the class of the largest logit (the first of equals). Computed `rows` rows at a time: the [N,V] logits are never held whole. The results
+// that nobody reads are not computed. op/loss_linear.c
+extern const zg_op zg_op_linear_cross_entropy;
+typedef struct { int64_t tb, rows, ignore, reduction; double smoothing, scale; } zg_linear_cross_entropy_attr;
 // Attention with softcap (0: none) and f64 (softmax in double); operands as flash_attention's, one result. op/attention.c
 extern const zg_op zg_op_attention;
 typedef struct { int64_t causal, offset, f64; double scale, softcap; } zg_attention_attr;

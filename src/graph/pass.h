@@ -37,6 +37,14 @@ typedef struct {
 } zg_loss_spec;
 zg_status zg_pass_attach_loss(const zg_graph *g, const zg_loss_spec *losses, uint32_t n, zg_graph **out);
 
+// Cross entropy over a linear layer (matmul [+ bias], through views and casts of its result) that nobody else reads but the count
+// of right answers becomes linear_cross_entropy: `rows` rows of logits at a time, with the gradients. `seed`: d loss, as autodiff
+// will have it. Results equal those without up to the order in which the weight's gradient is summed.
+zg_status zg_pass_opt_loss_chunk(const zg_graph *g, int64_t rows, double seed, zg_graph **out);
+// The largest of these layers: rows x width times width x classes; false: there is none.
+typedef struct { int64_t rows, width, classes; } zg_linear_loss;
+bool zg_find_linear_loss(const zg_graph *g, zg_linear_loss *out);
+
 // Reverse mode, source to source: adds a ZG_OUT_GRAD for each param with role ZG_ROLE_TRAINABLE (one that the loss does not
 // reach gets a zero gradient and a warning). d loss = `seed` (1/k under accumulation). Nodes on a differentiable path with
 // neither gradient rule nor lowering are an error that names them. Also takes extra differentiable leaves (`wrt`, inputs by

@@ -215,9 +215,9 @@ static bool transposed_store(zg_low *l, const readers *r, uint32_t v, zg_view *o
   return true;
 }
 
-// A scatter whose base nobody else reads works in the base's own memory.
-static bool scatter_in_place(const zg_low *l, const readers *r, const zg_node *n, zg_view *out) {
-  if (n->op != &zg_op_scatter) return false;
+// What adds to a base that nobody else reads (scatter, matmul_add) works in the base's own memory.
+static bool base_in_place(const zg_low *l, const readers *r, const zg_node *n, zg_view *out) {
+  if (n->op != &zg_op_scatter && n->op != &zg_op_matmul_add) return false;
   const zg_val base = zg_in(l->g, n, 0);
   const zg_low_val *x = &l->val[base.id];
   if (x->at != ZG_AT_STORED || x->root != base.id || x->cls == ZG_LOW_LEAF || only_reader(l, r, base.id) != n) return false;
@@ -231,7 +231,7 @@ static void place_result(zg_low *l, const readers *r, const zg_node *n, uint32_t
   set_root(l, v);
   if (x->at == ZG_AT_STORED) return;   // a concat that one of its parts placed already
   x->at = ZG_AT_STORED;
-  if (scatter_in_place(l, r, n, &x->view)) return;
+  if (base_in_place(l, r, n, &x->view)) return;
   if (free_layout(n) && (concat_part(l, r, v, &x->view) || transposed_store(l, r, v, &x->view))) return;
   const zg_type *t = &l->g->values.at[v].type;
   l->val[v].view = zg_view_row_major(t, zg__low_store(l, t, v));

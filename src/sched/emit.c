@@ -89,14 +89,28 @@ static zg_view matrix(at_node *e, zg_view v, bool transposed, uint32_t rank, con
   return x;
 }
 
+// Brings what `to` is added to (operand 0) to its place, if it is not there already.
+static void put_base(at_node *e, const zg_view *to) {
+  double splat;
+  if (zg__low_inline_scalar(e->l, zg_in(e->l->g, e->n, 0), &splat)) {
+    zg__low_fill(e->l, to, splat, e->label, e->phase);
+    return;
+  }
+  zg_view base = arg(e, 0);
+  if (base.buf != to->buf || base.offset != to->offset) zg__low_copy(e->l, to, &base, e->label, e->phase);
+}
+
 static void emit_matmul(at_node *e) {
   const zg_matmul_attr *a = e->n->attr;
+  const bool adds = e->n->op == &zg_op_matmul_add;
   zg_view c = result(e, 0);
   if (zg_view_elems(&c) == 0) return;
-  zg_view args[3] = {c, matrix(e, arg(e, 0), a->ta, c.rank, c.dim), matrix(e, arg(e, 1), a->tb, c.rank, c.dim)};
-  zg_matmul_desc d = {.m = c.dim[c.rank - 2], .n = c.dim[c.rank - 1], .k = args[1].dim[c.rank - 1], .alpha = 1, .epilogue = ZG_EPI_NONE};
+  if (adds) put_base(e, &c);
+  zg_view args[3] = {c, matrix(e, arg(e, adds), a->ta, c.rank, c.dim), matrix(e, arg(e, adds + 1u), a->tb, c.rank, c.dim)};
+  zg_matmul_desc d = {.m = c.dim[c.rank - 2], .n = c.dim[c.rank - 1], .k = args[1].dim[c.rank - 1], .alpha = 1, .beta = adds,
+                      .epilogue = ZG_EPI_NONE};
   if (d.k == 0) {
-    zg__low_fill(e->l, &c, 0, e->label, e->phase);
+    if (!adds) zg__low_fill(e->l, &c, 0, e->label, e->phase);
     return;
   }
   step(e, ZG_K_MATMUL, &d, sizeof d, args, 3, 1, 2.0 * (double)zg_view_elems(&c) * (double)d.k);
@@ -160,13 +174,7 @@ static void emit_scatter(at_node *e) {
   const zg_scatter_attr *a = e->n->attr;
   zg_gather_desc d = {.mode = a->mode, .axis = a->axis, .batch = a->batch, .red = a->red};
   zg_view out = result(e, 0);
-  double splat;
-  if (zg__low_inline_scalar(e->l, zg_in(e->l->g, e->n, 0), &splat)) {
-    zg__low_fill(e->l, &out, splat, e->label, e->phase);
-  } else {
-    zg_view base = arg(e, 0);
-    if (base.buf != out.buf || base.offset != out.offset) zg__low_copy(e->l, &out, &base, e->label, e->phase);
-  }
+  put_base(e, &out);
   zg_view args[3] = {out, arg_contiguous(e, 1), arg_contiguous(e, 2)};
   if (zg_view_elems(&out) && zg_view_elems(&args[2])) step(e, ZG_K_SCATTER, &d, sizeof d, args, 3, 1, (double)zg_view_elems(&args[2]));
 }
@@ -264,7 +272,8 @@ static void emit_unslice(at_node *e) {
 }
 
 static const struct { const zg_op *op; void (*emit)(at_node *e); } kernel_ops[] = {
-    {&zg_op_matmul, emit_matmul},           {&zg_op_conv, emit_conv},     {&zg_op_conv_grad_x, emit_conv_grad_x},
+    {&zg_op_matmul, emit_matmul},           {&zg_op_matmul_add, emit_matmul},
+    {&zg_op_conv, emit_conv},     {&zg_op_conv_grad_x, emit_conv_grad_x},
     {&zg_op_conv_grad_w, emit_conv_grad_w}, {&zg_op_pool, emit_pool},     {&zg_op_pool_grad, emit_pool_grad},
     {&zg_op_gather, emit_gather},           {&zg_op_scatter, emit_scatter}, {&zg_op_cumsum, emit_cumsum},
     {&zg_op_topk, emit_topk},               {&zg_op_arg_reduce, emit_arg_reduce}, {&zg_op_reshape, emit_reshape},

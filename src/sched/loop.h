@@ -67,5 +67,5 @@ void zg_loop_reference(const zg_kernel *k, void *const *base, zg_rand_state r);
 // word 1: sqrt(-2 log u) cos(2 pi v). Devices draw the same uniform bit for bit, the same normal to float accuracy.
 double zg_loop_random(zg_rand_state r, uint32_t stream, uint64_t element, bool normal);
 // May output `out` take the memory of input `in` (argument numbers) when that dies here? Both must be the same window, the
-// store must come in the last phase, and no store may read the input directly.
+// store must come in the last phase that reads the input's elements, and no store may read the input directly.
 bool zg_loop_may_alias(const zg_kernel *k, uint32_t out, uint32_t in);

@@ -1,5 +1,5 @@
 // The pass table and its runner.
-#include "sched/pipeline.h"
+#include "sched/pipeline_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +19,7 @@ static void replace(zg_graph **g, zg_graph *with) {
   *g = with;
 }
 
-// `results`: with the model's own outputs.
-static zg_status copy_graph(const zg_graph *g, bool results, zg_graph **out) {
+zg_status zg__copy_graph(const zg_graph *g, bool results, zg_graph **out) {
   zg_builder *b = zg_builder_new();
   zg_val *map = zg_alloc(sizeof *map * g->values.n);
   for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(b, g, &g->nodes.at[i], map);
@@ -56,7 +55,7 @@ static zg_status lower_bf16(zg_pipeline *p) { return p->o.bf16 ? each_graph(p, z
 static zg_status attach_loss_to(zg_graph **g, const zg_loss_spec *losses, uint32_t n) {
   zg_graph *with, *alone;
   ZG_TRY(zg_pass_attach_loss(*g, losses, n, &with));
-  zg_status s = copy_graph(with, false, &alone);
+  zg_status s = zg__copy_graph(with, false, &alone);
   zg_graph_free(with);
   if (!s) replace(g, alone);
   return s;
@@ -75,9 +74,28 @@ static zg_status attach_loss(zg_pipeline *p) {
   return attach_loss_to(&p->eval, specs, p->o.n_losses);
 }
 
+double zg__loss_seed(const zg_pipeline *p) {
+  const int64_t ranks = p->o.spread.self ? p->o.spread.ranks : 1;
+  return 1.0 / (double)(p->o.micro_steps * ranks);
+}
+
+static zg_status chunk_loss(zg_graph **g, int64_t rows, double seed) {
+  zg_graph *r;
+  ZG_TRY(zg_pass_opt_loss_chunk(*g, rows, seed, &r));
+  replace(g, r);
+  return NULL;
+}
+
+static zg_status opt_loss_chunk(zg_pipeline *p) {
+  ZG_TRY(zg__choose_loss_chunk(p));
+  const int64_t rows = p->loss_chunk.rows;
+  if (!rows) return NULL;
+  ZG_TRY(chunk_loss(&p->main, rows, zg__loss_seed(p)));
+  return p->eval ? chunk_loss(&p->eval, rows, 1) : NULL;
+}
+
 static zg_status lower_autodiff(zg_pipeline *p) {
-  int64_t ranks = p->o.spread.self ? p->o.spread.ranks : 1;
-  zg_autodiff_options o = {.seed = 1.0 / (double)(p->o.micro_steps * ranks), .params = true};
+  zg_autodiff_options o = {.seed = zg__loss_seed(p), .params = true};
   zg_graph *r;
   ZG_TRY(zg_pass_lower_autodiff(p->main, &o, &r));
   replace(&p->main, r);
@@ -141,7 +159,16 @@ static zg_status lower_eval(zg_pipeline *p) {
   return zg_lower_graph(p->sched, p->eval, "eval");
 }
 
-static zg_status opt_recompute(zg_pipeline *p);
+static zg_status opt_recompute(zg_pipeline *p) {
+  ZG_TRY(zg__choose_recompute(p));
+  const zg_recompute *how = &p->recompute.how;
+  if (!how->cheap && !how->blocks) return NULL;
+  zg_graph *r;
+  ZG_TRY(zg_pass_opt_recompute(p->main, how, &r));
+  replace(&p->main, r);
+  return NULL;
+}
+
 static zg_status lower(zg_pipeline *p) {
   static const char *const names[] = {"forward", "grad", "step"};
   p->sched = zg_sched_new();
@@ -176,6 +203,7 @@ static const pass pipeline[] = {
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
     {"opt_attention",    false, true,  0,                               0,               ZG_RUN_FORWARD, opt_attention},
     {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},
+    {"opt_loss_chunk",   false, true,  ZG_PROP_LOSS,                    ZG_PROP_LOSS,    ZG_RUN_GRAD,    opt_loss_chunk},
     {"lower_autodiff",   false, false, ZG_PROP_LOSS,                    ZG_PROP_GRADS,   ZG_RUN_GRAD,    lower_autodiff},
     {"zero_split",       false, false, ZG_PROP_GRADS,                   0,               ZG_RUN_TRAIN,   zero_split},
     {"split_accumulate", false, false, 0,                               0,               ZG_RUN_TRAIN,   split_accumulate},
@@ -196,105 +224,6 @@ static const pass pipeline[] = {
     {"check_budget",     true,  false, 0,                               0,               ZG_RUN_FORWARD, check_budget},
 };
 
-// ---- recomputation ------------------------------------------------------------------------------------------------
-
-typedef struct { zg_pipeline *p; zg_recompute_choice best; uint64_t least; } fitting;
-
-// What the passes that follow make of a choice.
-static zg_status plan_choice(fitting *f, zg_recompute_choice *c) {
-  zg_pipeline *p = f->p, q = {.o = p->o, .main = p->main, .norm = p->norm, .update = p->update, .eval = p->eval};
-  zg_graph *made = NULL;
-  zg_status status = NULL;
-  if (c->how.cheap || c->how.blocks) {
-    ZG_TRY_OUT(zg_pass_opt_recompute(p->main, &c->how, &made));
-    q.main = made;
-  }
-  bool after = false;
-  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) {
-    const pass *x = &pipeline[i];
-    if (after && q.o.mode >= x->from && x->run != check_budget) ZG_TRY_OUT(x->run(&q));
-    after = after || x->run == opt_recompute;
-  }
-  c->bytes = q.sched->arena_bytes[ZG_SPACE_DEVICE];
-  c->flops = 0;
-  for (size_t i = 0; i < q.sched->kernels.n; i++) c->flops += q.sched->kernels.at[i].flops;
-  f->least = ZG_MIN(f->least, c->bytes);
-  zg_log(2, "recompute: %s, %u of %u blocks: %.2f MiB", c->how.cheap ? "maps" : "nothing", c->how.blocks, c->n_blocks, (double)c->bytes / 0x1p20);
-out:
-  zg_graph_free(made);
-  zg_sched_free(q.sched);
-  return status;
-}
-
-static zg_recompute_choice choice(const fitting *f, uint32_t grain, uint32_t blocks, uint32_t n_blocks) {
-  return (zg_recompute_choice){.how = {true, grain, blocks}, .n_blocks = n_blocks, .bytes_before = f->best.bytes_before,
-                               .flops_before = f->best.flops_before};
-}
-
-// Fewest blocks of that grain that fit; the whole is known to fit.
-static zg_status fewest_blocks(fitting *f, zg_recompute_choice whole) {
-  uint32_t lo = 0, hi = whole.how.blocks;   // lo does not fit, hi does
-  f->best = whole;
-  while (hi - lo > 1) {
-    zg_recompute_choice c = choice(f, whole.how.grain, lo + (hi - lo) / 2, whole.n_blocks);
-    ZG_TRY(plan_choice(f, &c));
-    if (c.bytes <= f->p->o.budget) f->best = c, hi = c.how.blocks;
-    else lo = c.how.blocks;
-  }
-  return NULL;
-}
-
-// Tries, from the cheapest to the dearest: nothing, maps, ever more blocks. FULL takes the whole grain of the lowest plan.
-static zg_status choose(fitting *f) {
-  static const uint32_t grains[] = {16, 32, 64, 8};
-  const zg_pipeline_options *o = &f->p->o;
-  bool full = o->recompute == ZG_RECOMPUTE_FULL;
-  zg_recompute_choice none = {0}, maps = {.how = {true, grains[0], 0}};
-  ZG_TRY(plan_choice(f, &none));
-  f->best = none;
-  f->best.bytes_before = none.bytes, f->best.flops_before = none.flops;
-  if (!full && none.bytes <= o->budget) return NULL;
-  maps.bytes_before = none.bytes, maps.flops_before = none.flops;
-  ZG_TRY(plan_choice(f, &maps));
-  if (!full && maps.bytes <= o->budget) {
-    f->best = maps;
-    return NULL;
-  }
-  for (size_t i = 0; i < ZG_COUNT(grains); i++) {
-    uint32_t n = zg_recompute_blocks(f->p->main, grains[i]);
-    if (n < 2) continue;
-    zg_recompute_choice whole = choice(f, grains[i], n, n);
-    ZG_TRY(plan_choice(f, &whole));
-    if (!full && whole.bytes <= o->budget) return fewest_blocks(f, whole);
-    if (full && (!f->best.how.blocks || whole.bytes < f->best.bytes)) f->best = whole;
-  }
-  if (full && (!o->budget || f->least <= o->budget)) return NULL;
-  return zg_error(ZG_OUT_OF_MEMORY, "memory.budget is %.1f MiB (%llu bytes); the step needs %.1f MiB, and with all that can be recomputed "
-                  "%.1f MiB (%llu bytes): that is the smallest budget for this batch. A smaller "
-                  "data.train.batch_size with more training.gradient_accumulation_steps, a higher zero.stage or more ranks need less", (double)o->budget / 0x1p20,
-                  (unsigned long long)o->budget, (double)none.bytes / 0x1p20, (double)f->least / 0x1p20, (unsigned long long)f->least);
-}
-
-static zg_status opt_recompute(zg_pipeline *p) {
-  if (p->o.recompute == ZG_RECOMPUTE_NONE || (p->o.recompute == ZG_RECOMPUTE_AUTO && !p->o.budget)) return NULL;
-  fitting f = {.p = p, .least = UINT64_MAX};
-  ZG_TRY(choose(&f));
-  p->recompute = f.best;
-  if (!f.best.how.cheap && !f.best.how.blocks) return NULL;
-  zg_graph *r;
-  ZG_TRY(zg_pass_opt_recompute(p->main, &f.best.how, &r));
-  replace(&p->main, r);
-  return NULL;
-}
-
-// ---- the runner ---------------------------------------------------------------------------------------------------
-
-const char *const *zg_pipeline_pass_names(void) {
-  static const char *names[ZG_COUNT(pipeline) + 1];
-  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) names[i] = pipeline[i].name;
-  return names;
-}
-
 static bool listed(const char *env, const char *name) {
   const char *list = getenv(env);
   if (!list) return false;
@@ -303,6 +232,36 @@ static bool listed(const char *env, const char *name) {
   for (const char *at = strstr(list, name); at; at = strstr(at + 1, name))
     if ((at == list || at[-1] == ',') && (at[n] == ',' || !at[n])) return true;
   return false;
+}
+
+zg_status zg__pipeline_try(const zg_pipeline *p, const char *after, zg_pipeline *q, bool place) {
+  zg_status status = NULL;
+  zg_graph *const from[] = {p->main, p->norm, p->update, p->eval}, **const to[] = {&q->main, &q->norm, &q->update, &q->eval};
+  for (size_t i = 0; i < ZG_COUNT(from); i++)
+    if (from[i] && !*to[i]) ZG_TRY_OUT(zg__copy_graph(from[i], true, to[i]));
+  q->o = p->o;
+  bool behind = false;
+  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) {
+    const pass *x = &pipeline[i];
+    const bool chooses = x->run == opt_loss_chunk || x->run == opt_recompute || x->run == check_budget;
+    if (!behind) {
+      behind = !strcmp(x->name, after);
+    } else if (x->run == plan_memory && !place) {
+      zg_sched_bound_memory(q->sched);
+    } else if (!chooses && q->o.mode >= x->from && !(x->optional && listed("ZG_SKIP", x->name))) {
+      ZG_TRY_OUT(x->run(q));
+    }
+  }
+out:
+  return status;
+}
+
+// ---- the runner ---------------------------------------------------------------------------------------------------
+
+const char *const *zg_pipeline_pass_names(void) {
+  static const char *names[ZG_COUNT(pipeline) + 1];
+  for (size_t i = 0; i < ZG_COUNT(pipeline); i++) names[i] = pipeline[i].name;
+  return names;
 }
 
 static zg_status verify(const zg_pipeline *p, bool on_sched, bool planned) {
@@ -340,8 +299,8 @@ zg_status zg_pipeline_run(const zg_graph *g, const zg_pipeline_options *o, zg_pi
     const char *near = zg_nearest(o->stop_after, zg_pipeline_pass_names(), ZG_COUNT(pipeline));
     return zg_error(ZG_INVALID, "no pass is called \"%s\"%s%s%s", o->stop_after, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
   }
-  ZG_TRY_OUT(copy_graph(g, true, &out->main));
-  if (o->eval && o->mode == ZG_RUN_TRAIN) ZG_TRY_OUT(copy_graph(o->eval, true, &out->eval));
+  ZG_TRY_OUT(zg__copy_graph(g, true, &out->main));
+  if (o->eval && o->mode == ZG_RUN_TRAIN) ZG_TRY_OUT(zg__copy_graph(o->eval, true, &out->eval));
   out->stopped_at = "import";
   for (size_t i = 0; i < ZG_COUNT(pipeline) && !(o->stop_after && !strcmp(o->stop_after, out->stopped_at)); i++) {
     const pass *x = &pipeline[i];

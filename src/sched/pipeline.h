@@ -6,6 +6,7 @@
 #include "sched/sched.h"
 
 typedef enum { ZG_RUN_FORWARD, ZG_RUN_GRAD, ZG_RUN_TRAIN } zg_run_mode;
+enum { ZG_LOSS_CHUNK_AUTO = -1 };
 typedef enum { ZG_RECOMPUTE_NONE, ZG_RECOMPUTE_AUTO, ZG_RECOMPUTE_FULL } zg_recompute_mode;   // AUTO: what the budget asks for
 
 // Passes that spread a training step over ranks, given by a room that sched/ does not know (zero/zero.h). `split` replaces
@@ -38,6 +39,8 @@ typedef struct {
   void *device;
   zg_spread spread;                                   // TRAIN
   zg_recompute_mode recompute;                        // GRAD, TRAIN
+  int64_t loss_chunk;                                 // GRAD, TRAIN: rows of logits at a time (opt_loss_chunk); 0: all;
+                                                      // ZG_LOSS_CHUNK_AUTO: what lowers the peak
   uint64_t budget;                                    // most bytes of the device's arena; 0: no limit
 } zg_pipeline_options;
 
@@ -49,6 +52,13 @@ typedef struct {
   double flops_before, flops;
 } zg_recompute_choice;
 
+// What was chosen for the loss.
+typedef struct {
+  zg_linear_loss layer;                               // the largest one that can be computed in chunks
+  int64_t rows;                                       // at a time; 0: all of them
+  uint64_t bytes_before, bytes;                       // bound of the device arena without and with chunks; 0: not compared
+} zg_loss_chunk_choice;
+
 // State that the passes work on. Segments: FORWARD "forward"; GRAD "grad"; TRAIN "step", or with micro_steps > 1 "micro" (each
 // micro-step; input "@first_micro" = 1 in the first) and "update"; with eval, "eval". Spread over ranks: "micro", "micro_last"
 // if the last differs, "update".
@@ -58,6 +68,7 @@ typedef struct zg_pipeline {
   zg_graph *norm;                                     // owned; spread only: runs before update, in its segment
   zg_sched *sched;                                    // owned; NULL before lowering
   zg_recompute_choice recompute;
+  zg_loss_chunk_choice loss_chunk;
   const char *stopped_at;                             // name of the last pass run
 } zg_pipeline;
 

@@ -45,6 +45,8 @@ zg_live_range *zg_find_live_ranges(const zg_sched *s, zg_arena *a) {
 
 // ---- in place -----------------------------------------------------------------------------------------------------
 
+enum { MAX_INST = 1024 };
+
 static bool same_window(const zg_view *a, const zg_view *b) {
   if (a->rank != b->rank || a->offset != b->offset || zg_dtype_bytes(a->dtype) != zg_dtype_bytes(b->dtype)) return false;
   for (uint32_t d = 0; d < a->rank; d++)
@@ -52,19 +54,34 @@ static bool same_window(const zg_view *a, const zg_view *b) {
   return true;
 }
 
+// Does a phase after `last` go over the elements of argument `in` again? Phases run for their reductions and stores of elements,
+// and may compute anew whatever those need.
+static bool reads_after(const zg_loop_desc *d, const uint32_t *phase, uint32_t in, uint32_t last) {
+  bool from[MAX_INST];
+  for (uint32_t i = 0; i < d->n_inst; i++) {
+    const zg_inst *x = &d->inst[i];
+    const uint32_t ops[3] = {x->a, x->b, x->c};
+    const uint32_t n = x->kind == ZG_I_MAP ? (uint32_t)zg_scalar_arity((zg_scalar)x->scalar) : x->kind == ZG_I_LOAD || x->kind == ZG_I_CONST || x->kind == ZG_I_INDEX ? 0 : 1;
+    from[i] = x->kind == ZG_I_LOAD && x->a == in;
+    for (uint32_t k = 0; k < n; k++) from[i] = from[i] || (from[ops[k]] && d->inst[ops[k]].kind != ZG_I_REDUCE);
+    if ((x->kind == ZG_I_REDUCE || x->kind == ZG_I_STORE) && from[i] && phase[i] > last) return true;
+  }
+  return false;
+}
+
 bool zg_loop_may_alias(const zg_kernel *k, uint32_t out, uint32_t in) {
   const zg_loop_desc *d = k->desc;
   if (!same_window(&k->args[out], &k->args[in])) return false;
   for (uint32_t i = 0; i < k->n_args; i++)
     if (i != in && i != out && (k->args[i].buf == k->args[in].buf || k->args[i].buf == k->args[out].buf)) return false;
-  uint32_t phase[1024];
-  if (d->n_inst > ZG_COUNT(phase)) return false;
-  uint32_t n_phases = zg_loop_phases(d, phase);
+  uint32_t phase[MAX_INST];
+  if (d->n_inst > MAX_INST) return false;
+  zg_loop_phases(d, phase);
   for (uint32_t i = 0; i < d->n_inst; i++) {
     const zg_inst *x = &d->inst[i];
     if (x->kind != ZG_I_STORE) continue;
     if (d->inst[x->a].kind == ZG_I_LOAD && d->inst[x->a].a == in) return false;   // another store would read it too late
-    if (x->b == out && d->n_mid == 0 && phase[i] + 1 != n_phases) return false;
+    if (x->b == out && d->n_mid == 0 && reads_after(d, phase, in, phase[i])) return false;
   }
   return true;
 }
@@ -98,10 +115,12 @@ static void share_places(zg_sched *s, slot *slots) {
   }
 }
 
-static void plan_space(zg_sched *s, uint8_t space, slot *slots, zg_arena *mem) {
+// Those of one space: persistent ones get their places, the others are listed. Returns the bytes of the former.
+typedef struct { uint32_t *ids, n; zg_pack_item *items; } item_list;
+
+static uint64_t list_items(zg_sched *s, uint8_t space, const slot *slots, item_list *l) {
   uint64_t base = 0;
-  uint32_t *ids = ZG_NEW_N(mem, uint32_t, s->bufs.n), n = 0;
-  zg_pack_item *items = ZG_NEW_N(mem, zg_pack_item, s->bufs.n);
+  l->n = 0;
   for (uint32_t b = 1; b < s->bufs.n; b++) {
     zg_buf *x = &s->bufs.at[b];
     if (x->space != space) continue;
@@ -109,25 +128,46 @@ static void plan_space(zg_sched *s, uint8_t space, slot *slots, zg_arena *mem) {
       x->offset = base;
       base += slots[b].bytes;
     } else if (slots[b].first != UINT32_MAX && !slots[b].same_as) {
-      items[n] = (zg_pack_item){.bytes = slots[b].bytes, .first = slots[b].first, .last = slots[b].last};
-      ids[n++] = b;
+      l->items[l->n] = (zg_pack_item){.bytes = slots[b].bytes, .first = slots[b].first, .last = slots[b].last};
+      l->ids[l->n++] = b;
     }
   }
-  s->lower_bound[space] = base + zg_pack_bound(items, n);
-  s->arena_bytes[space] = base + zg_pack(items, n);
-  for (uint32_t i = 0; i < n; i++) s->bufs.at[ids[i]].offset = base + items[i].offset;
+  return base;
+}
+
+static void plan_space(zg_sched *s, uint8_t space, const slot *slots, item_list *l, bool place) {
+  const uint64_t base = list_items(s, space, slots, l);
+  s->lower_bound[space] = base + zg_pack_bound(l->items, l->n);
+  if (!place) return;
+  s->arena_bytes[space] = base + zg_pack(l->items, l->n);
+  for (uint32_t i = 0; i < l->n; i++) s->bufs.at[l->ids[i]].offset = base + l->items[i].offset;
+}
+
+static slot *find_slots(zg_sched *s, zg_arena *mem, item_list *l) {
+  zg_live_range *r = zg_find_live_ranges(s, mem);
+  slot *slots = ZG_NEW_N(mem, slot, s->bufs.n);
+  for (uint32_t b = 1; b < s->bufs.n; b++)
+    slots[b] = (slot){.bytes = zg_round_up(s->bufs.at[b].bytes, ZG_BUF_ALIGN), .first = r[b].first, .last = r[b].last};
+  share_places(s, slots);
+  *l = (item_list){.ids = ZG_NEW_N(mem, uint32_t, s->bufs.n), .items = ZG_NEW_N(mem, zg_pack_item, s->bufs.n)};
+  return slots;
+}
+
+void zg_sched_bound_memory(zg_sched *s) {
+  zg_arena mem = {0};
+  item_list list;
+  const slot *slots = find_slots(s, &mem, &list);
+  for (uint8_t space = 0; space < ZG_N_SPACES; space++) plan_space(s, space, slots, &list, false);
+  zg_arena_fini(&mem);
 }
 
 zg_status zg_pass_plan_memory(zg_sched *s) {
   zg_arena mem = {0};
-  zg_live_range *r = zg_find_live_ranges(s, &mem);
-  slot *slots = ZG_NEW_N(&mem, slot, s->bufs.n);
-  for (uint32_t b = 1; b < s->bufs.n; b++)
-    slots[b] = (slot){.bytes = zg_round_up(s->bufs.at[b].bytes, ZG_BUF_ALIGN), .first = r[b].first, .last = r[b].last};
-  share_places(s, slots);
+  item_list list;
+  slot *slots = find_slots(s, &mem, &list);
   uint32_t *shared = ZG_NEW_N(&mem, uint32_t, s->bufs.n);
   for (uint32_t b = 1; b < s->bufs.n; b++) shared[b] = slots[b].same_as ? find(slots, b) : 0;
-  for (uint8_t space = 0; space < ZG_N_SPACES; space++) plan_space(s, space, slots, &mem);
+  for (uint8_t space = 0; space < ZG_N_SPACES; space++) plan_space(s, space, slots, &list, true);
   for (uint32_t b = 1; b < s->bufs.n; b++)
     if (shared[b]) s->bufs.at[b].offset = s->bufs.at[shared[b]].offset;
   zg_arena_fini(&mem);

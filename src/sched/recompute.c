@@ -25,6 +25,7 @@ typedef struct {
   zg_arena mem;
   uint8_t *phase;            // per node
   bool *live;                // per value
+  bool *for_result;          // per node: the loss or a result of the model needs it
   uint32_t *root;            // per value: what it is a view of
   uint32_t *last;            // per root: last forward node that reads it
   bool *needed;              // per value: the backward or update reads it
@@ -38,10 +39,11 @@ static const zg_node *node_at(const plan *p, size_t i) { return &p->g->nodes.at[
 
 static bool is_view(const zg_node *n) { return (n->op->traits & ZG_VIEW) != 0; }
 
-// Forward nodes that compute: neither leaves nor constants.
+// Forward nodes that compute: neither leaves nor constants. The gradients of a loss in chunks, made in the forward pass, are none of
+// them: they would be made of the logits once more.
 static bool computes(const plan *p, const zg_node *n) {
   size_t i = (size_t)(n - p->g->nodes.at);
-  return p->phase[i] == ZG_PHASE_FORWARD && p->live[n->out] && !(n->op->traits & ZG_LEAF) && n->op != &zg_op_fill && n->op != &zg_op_const;
+  return p->phase[i] == ZG_PHASE_FORWARD && p->for_result[i] && p->live[n->out] && !(n->op->traits & ZG_LEAF) && n->op != &zg_op_fill && n->op != &zg_op_const;
 }
 
 static bool of_forward(const plan *p, uint32_t v) { return v && computes(p, zg_node_of(p->g, (zg_val){v})); }
@@ -299,10 +301,25 @@ static zg_status rewrite_graph(plan *p, zg_graph **out) {
   return zg_builder_finish(r.b, out);
 }
 
+static bool *find_for_result(const zg_graph *g, zg_arena *mem) {
+  bool *needed = ZG_NEW_N(mem, bool, g->nodes.n + 1);
+  for (size_t i = 0; i < g->outputs.n; i++) {
+    const zg_output *o = &g->outputs.at[i];
+    if (o->kind == ZG_OUT_LOSS || (o->kind == ZG_OUT_VALUE && o->name[0] != '@')) needed[g->values.at[o->val.id].node] = true;
+  }
+  for (size_t i = g->nodes.n; i-- > 0;)
+    for (uint32_t k = 0; needed[i] && k < g->nodes.at[i].n_in; k++) {
+      const zg_val v = zg_in(g, &g->nodes.at[i], k);
+      if (zg_is(v)) needed[g->values.at[v.id].node] = true;
+    }
+  return needed;
+}
+
 static void analyse(plan *p, const zg_graph *g, uint32_t grain) {
   p->g = g;
   p->live = zg_find_live(g, &p->mem);
   p->phase = zg__find_phases(g, &p->mem);
+  p->for_result = find_for_result(g, &p->mem);
   p->root = ZG_NEW_N(&p->mem, uint32_t, g->values.n);
   p->last = ZG_NEW_N(&p->mem, uint32_t, g->values.n);
   p->needed = ZG_NEW_N(&p->mem, bool, g->values.n);

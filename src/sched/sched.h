@@ -164,3 +164,5 @@ zg_live_range *zg_find_live_ranges(const zg_sched *s, zg_arena *a);
 
 // Assigns offsets: persistent buffers first, then the others by lifetime (sched/plan_memory.c). Sets arena_bytes, lower_bound.
 zg_status zg_pass_plan_memory(zg_sched *s);
+// Sets lower_bound alone, as plan_memory would: to compare schedules without placing their buffers.
+void zg_sched_bound_memory(zg_sched *s);

@@ -27,7 +27,8 @@ typedef enum { ZG_CFG_OPT_SGD, ZG_CFG_OPT_ADAM, ZG_CFG_OPT_ADAMW, ZG_CFG_OPT_LIO
 typedef enum { ZG_CFG_LR_CONSTANT, ZG_CFG_LR_LINEAR, ZG_CFG_LR_COSINE, ZG_CFG_LR_WSD, ZG_CFG_LR_WARMUP, ZG_CFG_LR_WARMUP_DECAY, ZG_CFG_LR_WARMUP_COSINE
 } zg_cfg_lr_type;
 typedef enum { ZG_CFG_WARMUP_LOG, ZG_CFG_WARMUP_LINEAR } zg_cfg_warmup_type;
-typedef enum { ZG_CFG_RECOMPUTE_OFF, ZG_CFG_RECOMPUTE_AUTO, ZG_CFG_RECOMPUTE_FULL } zg_cfg_recompute_mode;
+enum { ZG_CFG_LOSS_CHUNK_AUTO = -1, ZG_CFG_LOSS_CHUNK_OFF = -2 };
+typedef enum { ZG_CFG_RECOMPUTE_NONE, ZG_CFG_RECOMPUTE_AUTO, ZG_CFG_RECOMPUTE_FULL } zg_cfg_recompute_mode;
 typedef enum { ZG_CFG_DEVICE_AUTO, ZG_CFG_DEVICE_CPU, ZG_CFG_DEVICE_CUDA } zg_cfg_device_choice;
 typedef enum { ZG_CFG_MIXED_NO, ZG_CFG_MIXED_BF16, ZG_CFG_MIXED_FP16 } zg_cfg_mixed_precision;
 typedef enum { ZG_CFG_OFFLOAD_NONE, ZG_CFG_OFFLOAD_CPU, ZG_CFG_OFFLOAD_NVME } zg_cfg_offload_device;
@@ -114,7 +115,11 @@ typedef struct zg_config {
     const char *output_dir;
     int64_t train_batch_size;         // samples per update over all ranks; ZG_UNSET: follows from the others
   } training;
-  struct { int64_t budget; zg_cfg_recompute_mode recompute; } memory;    // bytes; ZG_UNSET: what the device has
+  struct {
+    int64_t budget;                   // bytes; ZG_UNSET: what the device has
+    zg_cfg_recompute_mode recompute;
+    int64_t loss_chunk;               // rows of logits at a time, or ZG_CFG_LOSS_CHUNK_*
+  } memory;
   zg_cfg_device_choice device;
   int64_t threads;                    // per rank; 0: cores / local ranks
 

@@ -11,6 +11,7 @@ typedef enum {
   ZG_KEY_FLOAT,     // double
   ZG_KEY_STR,       // const char *
   ZG_KEY_ENUM,      // int (an enum); choices
+  ZG_KEY_COUNT,     // int64_t; a number, or one of choices: -1 for the first, -2 for the second
   ZG_KEY_BYTES,     // int64_t; 16GiB, 512MB, 1.5GiB, plain bytes
   ZG_KEY_PAIR,      // double[2]
   ZG_KEY_STRS,      // zg_cfg_strs; one string is a list of one
@@ -28,8 +29,8 @@ typedef struct {
   uint32_t offset;               // in zg_config, or in the list's struct
   const char *def;               // default as YAML; NULL: unset
   const char *doc;               // one line
-  const char *const *choices;    // ENUM: names in enum order, NULL-terminated
-  double min, max;               // INT, FLOAT, BYTES, PAIR; no bounds if both are 0
+  const char *const *choices;    // ENUM: names in enum order; COUNT: other values; NULL-terminated
+  double min, max;               // INT, COUNT, FLOAT, BYTES, PAIR; no bounds if both are 0
   uint32_t when;                 // bit mask over the section's `type` / `kind` for which the key has a meaning; 0: always
   const zg_key_table *sub;       // LIST
 } zg_key;

@@ -8,6 +8,7 @@ static void kind_text(const zg_key *k, zg_str *s) {
                                       [ZG_KEY_FLOAT] = "number",
                                       [ZG_KEY_STR] = "text",
                                       [ZG_KEY_ENUM] = "",
+                                      [ZG_KEY_COUNT] = "integer, ",
                                       [ZG_KEY_BYTES] = "size",
                                       [ZG_KEY_PAIR] = "two numbers",
                                       [ZG_KEY_STRS] = "list of texts",

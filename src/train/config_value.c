@@ -87,21 +87,40 @@ static size_t n_choices(const zg_key *k) {
 }
 
 // Bare no, off, yes, on and numbers are taken by their text: `mixed_precision: no` means 'no'.
+// Index of the choice that a scalar names, or -1. A false (bare no, off) and "off" mean the choice that says so.
+static int find_choice(const zg_key *k, const zg_yaml *v) {
+  const bool off = (v->kind == ZG_YAML_BOOL && !v->i) || ascii_same(v->text, "off");
+  for (int i = 0; k->choices[i]; i++) {
+    const char *c = k->choices[i];
+    if (ascii_same(v->text, c) || (off && (ascii_same(c, "no") || ascii_same(c, "off") || ascii_same(c, "none")))) return i;
+  }
+  return -1;
+}
+
 static zg_status set_enum(const zg_key *k, void *at, const zg_yaml *v) {
   if (v->kind == ZG_YAML_SEQ || v->kind == ZG_YAML_MAP || v->kind == ZG_YAML_NULL)
     return wrong_kind(k, v, "one of its names");
-  bool off = v->kind == ZG_YAML_BOOL && !v->i;
-  for (int i = 0; k->choices[i]; i++) {
-    const char *c = k->choices[i];
-    if (ascii_same(v->text, c) || (off && (ascii_same(c, "no") || ascii_same(c, "off"))))
-      return *(int *)at = i, NULL;
-  }
+  const int found = find_choice(k, v);
+  if (found >= 0) return *(int *)at = found, NULL;
   zg_str names = {0};
   for (int i = 0; k->choices[i]; i++) zg_str_add(&names, "%s%s", i ? ", " : "", k->choices[i]);
   const char *near = zg_nearest(v->text, k->choices, n_choices(k));
   zg_status status =
       near ? zg_yaml_error(v, "%s is \"%s\"; did you mean %s? It takes: %s", k->path, v->text, near, names.at)
            : zg_yaml_error(v, "%s is \"%s\", want one of: %s", k->path, v->text, names.at);
+  zg_str_fini(&names);
+  return status;
+}
+
+static zg_status set_count(const zg_key *k, int64_t *at, const zg_yaml *v) {
+  const bool scalar = v->kind != ZG_YAML_SEQ && v->kind != ZG_YAML_MAP && v->kind != ZG_YAML_NULL;
+  const int found = scalar ? find_choice(k, v) : -1;
+  if (found >= 0) return *at = -1 - found, NULL;
+  if (v->kind == ZG_YAML_INT || v->kind == ZG_YAML_FLOAT) return set_int(k, at, v);
+  zg_str names = {0};
+  for (int i = 0; k->choices[i]; i++) zg_str_add(&names, "%s, ", k->choices[i]);
+  zg_str_add(&names, "or a number");
+  zg_status status = wrong_kind(k, v, names.at);
   zg_str_fini(&names);
   return status;
 }
@@ -286,6 +305,7 @@ static zg_status set_value(zg_arena *mem, const zg_key *k, void *at, const zg_ya
     case ZG_KEY_FLOAT: return set_float(k, at, v);
     case ZG_KEY_STR: return set_str(mem, k, at, v);
     case ZG_KEY_ENUM: return set_enum(k, at, v);
+    case ZG_KEY_COUNT: return set_count(k, at, v);
     case ZG_KEY_BYTES: return set_bytes(k, at, v);
     case ZG_KEY_PAIR: return set_pair(k, at, v);
     case ZG_KEY_STRS: return set_strs(mem, k, at, v);
@@ -304,6 +324,7 @@ static size_t value_size(zg_key_kind kind) {
     case ZG_KEY_ENUM: return sizeof(int);
     case ZG_KEY_STR: return sizeof(char *);
     case ZG_KEY_INT:
+    case ZG_KEY_COUNT:
     case ZG_KEY_BYTES:
     case ZG_KEY_FLOAT: return 8;
     case ZG_KEY_PAIR:
@@ -325,7 +346,7 @@ static void set_default(zg_arena *mem, const zg_key *k, void *base) {
     zg_status status = zg_yaml_parse(mem, "default", k->def, strlen(k->def), &v);
     if (!status) status = set_value(mem, k, at, v);
     ZG_ASSERT(!status);  // the schema's own text
-  } else if (k->kind == ZG_KEY_INT || k->kind == ZG_KEY_BYTES) {
+  } else if (k->kind == ZG_KEY_INT || k->kind == ZG_KEY_COUNT || k->kind == ZG_KEY_BYTES) {
     *(int64_t *)at = ZG_UNSET;
   } else if (k->kind == ZG_KEY_FLOAT || k->kind == ZG_KEY_PAIR) {
     for (size_t i = 0; i < (k->kind == ZG_KEY_PAIR ? 2u : 1u); i++) ((double *)at)[i] = NAN;
@@ -441,6 +462,10 @@ void zg__key_text(const zg_key *k, const void *base, zg_str *out) {
   const zg_cfg_groups_of_names *sets = at;
   switch (k->kind) {
     case ZG_KEY_BOOL: zg_str_add(out, *(const bool *)at ? "true" : "false"); break;
+    case ZG_KEY_COUNT:
+      if (*(const int64_t *)at < 0) str_text(k->choices[-1 - *(const int64_t *)at], out);
+      else zg_str_add(out, "%lld", (long long)*(const int64_t *)at);
+      break;
     case ZG_KEY_INT:
     case ZG_KEY_BYTES:
       if (*(const int64_t *)at == ZG_UNSET) zg_str_add(out, "null");

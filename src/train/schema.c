@@ -148,7 +148,10 @@ static const zg_key keys[] = {
   {"memory.budget", ZG_KEY_BYTES, AT(memory.budget), NULL, "per rank, as 16GiB, 512MB or bytes; unset: what the device has",
    RANGE(1, MANY)},
   {"memory.recompute", ZG_KEY_ENUM, AT(memory.recompute), "auto", "auto: recompute in backward what the budget asks for; full: all that can be",
-   CHOICES("off", "auto", "full")},
+   CHOICES("none", "auto", "full")},
+  {"memory.loss_chunk", ZG_KEY_COUNT, AT(memory.loss_chunk), "auto",
+   "rows of logits held at a time by a cross entropy over a linear layer; auto: in chunks where that lowers the peak by 3 % or more",
+   CHOICES("auto", "off"), RANGE(1, 1e9)},
   {"device", ZG_KEY_ENUM, AT(device), "auto", "auto: cuda where there is one", CHOICES("auto", "cpu", "cuda")},
   {"threads", ZG_KEY_INT, AT(threads), "0", "CPU threads per rank; 0: the cores divided by the ranks here", RANGE(0, 4096)},
 

@@ -293,6 +293,8 @@ static zg_status run_once(zg_session *s, int64_t distance, bool no_limit) {
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
                            .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device};
+  const int64_t rows = s->cfg->memory.loss_chunk;
+  o.loss_chunk = rows == ZG_CFG_LOSS_CHUNK_OFF ? 0 : rows == ZG_CFG_LOSS_CHUNK_AUTO ? ZG_LOSS_CHUNK_AUTO : rows;
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);
   if (s->o.mode == ZG_RUN_TRAIN && s->o.world > 1) ZG_TRY(spread(s, distance));
   if (s->zero) o.spread = zg_zero_spread(s->zero);

@@ -125,13 +125,29 @@ START_TEST(later_wins) {
 }
 END_TEST
 
+START_TEST(numbers_with_names) {
+  const struct {
+    const char *text;
+    int64_t want;
+  } rows[] = {{"auto", ZG_CFG_LOSS_CHUNK_AUTO}, {"off", ZG_CFG_LOSS_CHUNK_OFF}, {"'off'", ZG_CFG_LOSS_CHUNK_OFF}, {"512", 512}};
+  for (size_t i = 0; i < 4; i++) {
+    char text[64];
+    snprintf(text, sizeof text, "memory: {loss_chunk: %s, recompute: 'off'}\n", rows[i].text);
+    zg_config *c = good(text, NULL, NULL);
+    ck_assert_int_eq(c->memory.loss_chunk, rows[i].want);
+    ck_assert_int_eq(c->memory.recompute, ZG_CFG_RECOMPUTE_NONE);
+    zg_config_free(c);
+  }
+}
+END_TEST
+
 START_TEST(words_that_yaml_reads_as_booleans) {
   zg_config *c =
       good("dropout: off\nmixed_precision: no\nuntie: off\nmemory: {recompute: off}\ndistributed_type: NO\n",
            NULL, NULL);
   ck_assert_int_eq(c->dropout.mode, ZG_CFG_DROPOUT_OFF);
   ck_assert_int_eq(c->mixed_precision, ZG_CFG_MIXED_NO);
-  ck_assert_int_eq(c->memory.recompute, ZG_CFG_RECOMPUTE_OFF);
+  ck_assert_int_eq(c->memory.recompute, ZG_CFG_RECOMPUTE_NONE);
   ck_assert_int_eq(c->distributed_type, ZG_CFG_DIST_NO);
   zg_config_free(c);
   c = good("dropout: 'off'\nmixed_precision: 'no'\ntrainable: [12, w]\ntraining: {steps: 1e3, seed: 5.0}\n",
@@ -296,7 +312,7 @@ START_TEST(schema_is_well_formed) {
       const zg_key *k = &tables[t]->keys[i];
       ck_assert_int_eq(zg__key_find(tables[t], k->path), (int)i);
       ck_assert_msg(k->doc && *k->doc, "%s has no doc", k->path);
-      ck_assert((k->kind == ZG_KEY_ENUM) == (k->choices != NULL));
+      ck_assert((k->kind == ZG_KEY_ENUM || k->kind == ZG_KEY_COUNT) == (k->choices != NULL));
       ck_assert((k->kind == ZG_KEY_LIST) == (k->sub != NULL));
     }
 }
@@ -310,6 +326,7 @@ int main(void) {
   tcase_add_test(t, defaults);
   tcase_add_test(t, all_sections);
   tcase_add_test(t, later_wins);
+  tcase_add_test(t, numbers_with_names);
   tcase_add_test(t, words_that_yaml_reads_as_booleans);
   tcase_add_test(t, sizes);
   tcase_add_test(t, batch_sizes_complete_each_other);

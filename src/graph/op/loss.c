@@ -1,15 +1,15 @@
-// Op family: losses.
+// Op family: losses of class scores.
 // cross_entropy and its gradient compare a counted class index with the label instead of gathering and
 // scattering, so that log-softmax, the pick of the label and the gradient (softmax - one-hot) fuse into one
 // loop over the classes.
 #include "graph/op/op_priv.h"
 
-enum { MEAN, SUM, NONE };  // zg_cross_entropy_attr.reduction
+enum { MEAN = ZG__CE_MEAN, SUM = ZG__CE_SUM, NONE = ZG__CE_NONE };
 
 static zg_status cross_entropy_infer(zg_infer *x) {
-  ZG_TRY(zg_infer_arity(x, 2, 2));
+  ZG_TRY(zg_infer_arity(x, 2, 3));
   const zg_cross_entropy_attr *a = x->attr;
-  const zg_type *t = x->in[0], *l = x->in[1];
+  const zg_type *t = x->in[0], *l = x->in[1], *w = x->n_in > 2 ? x->in[2] : NULL;
   const int64_t axis = a->axis < 0 ? a->axis + t->rank : a->axis;
   bool ok = axis >= 0 && axis < t->rank && zg_dtype_is_float(t->dtype) && zg_dtype_is_int(l->dtype) &&
             l->rank + 1 == t->rank;
@@ -19,6 +19,9 @@ static zg_status cross_entropy_infer(zg_infer *x) {
                     zg_type_text(l), zg_type_text(t), (long long)a->axis);
   if (a->reduction < MEAN || a->reduction > NONE)
     return zg_error(ZG_INVALID, "no reduction %lld", (long long)a->reduction);
+  if (w && (w->rank != 1 || w->dim[0] != t->dim[axis] || !zg_dtype_is_float(w->dtype) || a->smoothing != 0))
+    return zg_error(ZG_INVALID, "class weights %s: want %lld floats, and no label smoothing", zg_type_text(w),
+                    (long long)t->dim[axis]);
   const zg_dtype wide = zg__wide_dtype(t->dtype);
   x->out[0] = a->reduction == NONE ? zg_type_make(wide, l->rank, l->dim) : zg_type_scalar(wide);
   return NULL;
@@ -26,10 +29,8 @@ static zg_status cross_entropy_infer(zg_infer *x) {
 
 typedef struct {
   int64_t axis;
-  zg_type type;    // of the logits
-  zg_val hit;      // bool, like the logits: is this the label's class
-  zg_val valid;    // bool, like the labels
-  zg_val n_valid;  // scalar: labels that count
+  zg_type type;  // of the logits
+  zg_val hit;    // bool, like the logits: is this the label's class
 } target;
 
 static target find_target(zg_builder *b, const zg_cross_entropy_attr *a, zg_val x, zg_val labels) {
@@ -37,16 +38,27 @@ static target find_target(zg_builder *b, const zg_cross_entropy_attr *a, zg_val 
   t.axis = a->axis < 0 ? a->axis + t.type.rank : a->axis;
   const zg_val l = zg_b_cast(b, labels, ZG_I64);
   t.hit = zg_b_map2(b, ZG_S_EQ, zg__index_along(b, &t.type, t.axis, 0), zg_b_unsqueeze(b, l, t.axis));
-  const zg_type scalar = zg_type_scalar(ZG_I64);
-  t.valid = zg_b_map2(b, ZG_S_NE, l, zg_b_const_data(b, &scalar, &a->ignore));
-  t.n_valid = zg_b_reduce_all(b, ZG_RED_SUM, zg_b_cast(b, t.valid, zg__wide_dtype(t.type.dtype)));
   return t;
+}
+
+zg_val zg__ce_valid(zg_builder *b, const zg_cross_entropy_attr *a, zg_val labels) {
+  const zg_type scalar = zg_type_scalar(ZG_I64);
+  return zg_b_map2(b, ZG_S_NE, zg_b_cast(b, labels, ZG_I64), zg_b_const_data(b, &scalar, &a->ignore));
+}
+
+zg_val zg__ce_share(zg_builder *b, const zg_cross_entropy_attr *a, zg_val labels, zg_val weight, zg_dtype t) {
+  const zg_val valid = zg__ce_valid(b, a, labels);
+  if (!zg_is(weight)) return zg_b_cast(b, valid, t);
+  const zg_val l = zg_b_cast(b, labels, ZG_I64), zero = zg_b_like(b, l, 0);
+  const zg_val mine = zg_b_gather(b, zg_b_cast(b, weight, t), zg_b_where(b, valid, l, zero), 0);
+  return zg_b_where(b, valid, mine, zg_b_like(b, mine, 0));
 }
 
 static zg_status cross_entropy_lower(zg_lower *x) {
   const zg_cross_entropy_attr *a = x->attr;
   zg_builder *b = x->b;
   const target t = find_target(b, a, x->in[0], x->in[1]);
+  const zg_val weight = x->n_in > 2 ? x->in[2] : (zg_val){0};
   zg_val lp = zg__wide(b, x->in[0]);
   if (!a->log_probs) lp = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){t.axis}, &lp, 1);
   const zg_val zero = zg_b_like(b, lp, 0);
@@ -56,27 +68,33 @@ static zg_status cross_entropy_lower(zg_lower *x) {
     each = zg_sub(b, zg_mul_k(b, each, 1 - a->smoothing),
                   zg_mul_k(b, all, a->smoothing / (double)t.type.dim[t.axis]));
   }
-  each = zg_b_where(b, t.valid, each, zero);
+  each = zg_b_where(b, zg__ce_valid(b, a, x->in[1]), each, zero);
+  const zg_val share = zg__ce_share(b, a, x->in[1], weight, zg_b_type(b, lp)->dtype);
+  if (zg_is(weight)) each = zg_mul(b, each, share);
   if (a->reduction != NONE) each = zg_b_reduce_all(b, ZG_RED_SUM, each);
-  x->out[0] = a->reduction == MEAN ? zg_div(b, each, t.n_valid) : each;
+  x->out[0] = a->reduction == MEAN ? zg_div(b, each, zg_b_reduce_all(b, ZG_RED_SUM, share)) : each;
   return NULL;
 }
 
-// d logits = weight of the label's loss * (softmax - (1 - s) onehot - s / C); log-probabilities: without the
-// softmax.
+zg_val zg__ce_dlogits(zg_builder *b, const zg_cross_entropy_attr *a, zg_val logits, zg_val labels, zg_val rows) {
+  const target t = find_target(b, a, logits, labels);
+  const zg_val x = zg__wide(b, logits), zero = zg_b_like(b, x, 0), w = zg_b_unsqueeze(b, rows, t.axis);
+  const double rest = a->smoothing / (double)t.type.dim[t.axis];
+  zg_val p = zg_b_where(b, t.hit, zg_b_like(b, x, 1 - a->smoothing + rest), zg_b_like(b, x, rest));
+  const zg_val q = a->log_probs ? zero : zg_emit1(b, &zg_op_softmax, &(zg_axis_attr){t.axis}, &x, 1);
+  return zg__cast_like(b, zg_mul(b, w, zg_sub(b, q, p)), logits);
+}
+
 static zg_status cross_entropy_grad(zg_grad *g) {
   const zg_cross_entropy_attr *a = g->attr;
   zg_builder *b = g->b;
   if (!zg_is(g->dout[0]) || !g->need[0]) return NULL;
-  const target t = find_target(b, a, g->in[0], g->in[1]);
-  const zg_val x = zg__wide(b, g->in[0]), zero = zg_b_like(b, x, 0);
+  const zg_val weight = g->n_in > 2 ? g->in[2] : (zg_val){0}, zero = zg_b_like(b, zg__wide(b, g->in[0]), 0);
+  const zg_val share = zg__ce_share(b, a, g->in[1], weight, zg_b_type(b, zero)->dtype);
   zg_val w = g->dout[0];
-  if (a->reduction == MEAN) w = zg_div(b, w, t.n_valid);
-  w = zg_b_unsqueeze(b, zg_b_where(b, t.valid, w, zero), t.axis);
-  const double rest = a->smoothing / (double)t.type.dim[t.axis];
-  zg_val p = zg_b_where(b, t.hit, zg_b_like(b, x, 1 - a->smoothing + rest), zg_b_like(b, x, rest));
-  const zg_val q = a->log_probs ? zero : zg_emit1(b, &zg_op_softmax, &(zg_axis_attr){t.axis}, &x, 1);
-  g->din[0] = zg__cast_like(b, zg_mul(b, w, zg_sub(b, q, p)), g->in[0]);
+  if (a->reduction == MEAN) w = zg_div(b, w, zg_b_reduce_all(b, ZG_RED_SUM, share));
+  w = zg_is(weight) ? zg_mul(b, w, share) : zg_b_where(b, zg__ce_valid(b, a, g->in[1]), w, zero);
+  g->din[0] = zg__ce_dlogits(b, a, g->in[0], g->in[1], w);
   return NULL;
 }
 
@@ -103,6 +121,14 @@ static const zg_op_case cross_entropy_cases[] = {
      .hi = 4},
     {.name = "each", .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 reduction=2" OUT3, .hi = 4},
     {.name = "one label", .text = XL("[5]", "[]") "%3 = cross_entropy %1, %2" OUT3, .hi = 4},
+    {.name = "class weights, sum",
+     .text = XL("[4,5]", "[4]") "%3 = const type=f64[5] data=[1,2,0.5,0,3]\n"
+             "%4 = cross_entropy %1, %2, %3 reduction=1\noutput value \"y\" %4",
+     .data = "l: 1 4 0 2"},
+    {.name = "class weights, mean, ignored label",
+     .text = XL("[2,3,5]", "[2,5]") "%3 = const type=f64[3] data=[1,2,0.5]\n"
+             "%4 = cross_entropy %1, %2, %3 axis=1 ignore=1\noutput value \"y\" %4",
+     .hi = 2},
     {.name = "log-probabilities",
      .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 log_probs=1 smoothing=0.3" OUT3,
      .hi = 4},
@@ -125,25 +151,6 @@ static zg_status reduction(const zg_onnx_node *n, int64_t *out) {
   return NULL;
 }
 
-// Class weights: each label's loss times its class's weight; the mean divides by the sum of those weights.
-static zg_val weighted(zg_builder *b, const zg_cross_entropy_attr *a, zg_val lp, zg_val labels,
-                       zg_val weight) {
-  zg_cross_entropy_attr each = *a;
-  each.reduction = NONE;
-  each.log_probs = 1;
-  const zg_val loss = zg_emit1(b, &zg_op_cross_entropy, &each, (zg_val[]){lp, labels}, 2);
-  const target t = find_target(b, a, lp, labels);
-  const zg_val zero = zg_b_like(b, loss, 0);
-  int64_t dim[ZG_MAX_RANK] = {t.type.dim[1], 1, 1, 1, 1, 1, 1, 1};
-  const zg_val w = zg_b_reshape(b, zg__cast_like(b, weight, loss), dim, (int64_t)t.type.rank - 1);
-  zg_val mine = zg_b_reduce(b, ZG_RED_SUM, zg_b_where(b, t.hit, w, zero), &t.axis, 1, false);
-  mine = zg_b_where(b, t.valid, mine, zero);
-  const zg_val y = zg_mul(b, loss, mine);
-  if (a->reduction == NONE) return y;
-  const zg_val s = zg_b_reduce_all(b, ZG_RED_SUM, y);
-  return a->reduction == SUM ? s : zg_div(b, s, zg_b_reduce_all(b, ZG_RED_SUM, mine));
-}
-
 static zg_status import_loss(zg_onnx_node *n, bool log_probs) {
   ZG_TRY(zg__need(n, 2));
   zg_builder *b = n->b;
@@ -151,13 +158,10 @@ static zg_status import_loss(zg_onnx_node *n, bool log_probs) {
   zg_cross_entropy_attr a = {
       .axis = 1, .ignore = zg_onnx_int(n, "ignore_index", -100), .log_probs = log_probs};
   ZG_TRY(reduction(n, &a.reduction));
-  const bool want_lp = !log_probs && n->n_out > 1 && n->out_used[1];
-  zg_val lp = x;
-  if (!log_probs && (want_lp || zg_is(weight)))
-    lp = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){1}, &x, 1);
-  if (want_lp) n->out[1] = lp;
-  const zg_val y = zg_is(weight) ? weighted(b, &a, lp, n->in[1], weight)
-                                 : zg_emit1(b, &zg_op_cross_entropy, &a, (zg_val[]){x, n->in[1]}, 2);
+  if (!log_probs && n->n_out > 1 && n->out_used[1])
+    n->out[1] = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){1}, &x, 1);
+  const zg_val in[3] = {x, n->in[1], weight};
+  const zg_val y = zg_emit1(b, &zg_op_cross_entropy, &a, in, zg_is(weight) ? 3 : 2);
   n->out[0] = zg__cast_like(b, y, x);
   return NULL;
 }

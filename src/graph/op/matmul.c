@@ -4,10 +4,7 @@
 // are summed.
 #include "graph/op/op_priv.h"
 
-static zg_status matmul_infer(zg_infer *x) {
-  ZG_TRY(zg_infer_arity(x, 2, 2));
-  const zg_matmul_attr *a = x->attr;
-  const zg_type *p = x->in[0], *q = x->in[1];
+static zg_status product_infer(const zg_matmul_attr *a, const zg_type *p, const zg_type *q, zg_type *out) {
   if (p->rank < 2 || q->rank < 2 || p->dtype != q->dtype)
     return zg_error(ZG_INVALID, "wants two matrices of one element type, got %s and %s", zg_type_text(p),
                     zg_type_text(q));
@@ -17,10 +14,24 @@ static zg_status matmul_infer(zg_infer *x) {
     return zg_error(ZG_INVALID, "inner dimensions differ: %s%s times %s%s", zg_type_text(p),
                     a->ta ? " transposed" : "", zg_type_text(q), a->tb ? " transposed" : "");
   zg_type bp = zg_type_make(p->dtype, p->rank - 2, p->dim), bq = zg_type_make(q->dtype, q->rank - 2, q->dim);
-  ZG_TRY(zg_status_prefix(zg_type_broadcast(&bp, &bq, &x->out[0]), "batch dimensions: "));
-  x->out[0].dim[x->out[0].rank++] = m;
-  x->out[0].dim[x->out[0].rank++] = n;
-  if (a->wide) x->out[0].dtype = zg__wide_dtype(p->dtype);
+  ZG_TRY(zg_status_prefix(zg_type_broadcast(&bp, &bq, out), "batch dimensions: "));
+  out->dim[out->rank++] = m;
+  out->dim[out->rank++] = n;
+  if (a->wide) out->dtype = zg__wide_dtype(p->dtype);
+  return NULL;
+}
+
+static zg_status matmul_infer(zg_infer *x) {
+  ZG_TRY(zg_infer_arity(x, 2, 2));
+  return product_infer(x->attr, x->in[0], x->in[1], &x->out[0]);
+}
+
+static zg_status matmul_add_infer(zg_infer *x) {
+  ZG_TRY(zg_infer_arity(x, 3, 3));
+  ZG_TRY(product_infer(x->attr, x->in[1], x->in[2], &x->out[0]));
+  if (!zg_type_equal(x->in[0], &x->out[0]))
+    return zg_error(ZG_INVALID, "the sum so far is %s and the product %s", zg_type_text(x->in[0]),
+                    zg_type_text(&x->out[0]));
   return NULL;
 }
 
@@ -56,9 +67,10 @@ static void product_i64(const int64_t *p, const int64_t *q, int64_t *c, const in
     }
 }
 
-static zg_status matmul_eval(zg_eval *x) {
+// base: what the product is added to, or NULL.
+static zg_status product_eval(zg_eval *x, const zg_tensor *base, const zg_tensor *in) {
   const zg_matmul_attr *a = x->attr;
-  const zg_type *p = &x->in[0].type, *q = &x->in[1].type, *o = &x->out[0].type;
+  const zg_type *p = &in[0].type, *q = &in[1].type, *o = &x->out[0].type;
   const int64_t mnk[3] = {o->dim[o->rank - 2], o->dim[o->rank - 1], p->dim[p->rank - (a->ta ? 2 : 1)]};
   const zg_dtype acc = zg_dtype_is_float(p->dtype) ? ZG_F64 : ZG_I64;
   const int64_t np = zg_elems(p), nq = zg_elems(q), no = zg_elems(o);
@@ -66,8 +78,9 @@ static zg_status matmul_eval(zg_eval *x) {
   const uint64_t bytes = (uint64_t)(np + nq + no) * 8 + 8;
   ZG_TRY(zg_alloc_big(bytes, &mem));
   double *fp = mem, *fq = fp + np, *fo = fq + nq;  // or int64_t, which is as long
-  zg_convert(acc, fp, p->dtype, x->in[0].data, np);
-  zg_convert(acc, fq, q->dtype, x->in[1].data, nq);
+  zg_convert(acc, fp, p->dtype, in[0].data, np);
+  zg_convert(acc, fq, q->dtype, in[1].data, nq);
+  if (base) zg_convert(acc, fo, o->dtype, base->data, no);
   int64_t sp[ZG_MAX_RANK] = {0}, sq[ZG_MAX_RANK] = {0}, ip[ZG_MAX_RANK] = {0}, iq[ZG_MAX_RANK] = {0}, at = 0,
           bt = 0;
   batch_strides(p, o, sp);
@@ -84,6 +97,9 @@ static zg_status matmul_eval(zg_eval *x) {
   zg_free_big(mem, bytes);
   return NULL;
 }
+
+static zg_status matmul_eval(zg_eval *x) { return product_eval(x, NULL, x->in); }
+static zg_status matmul_add_eval(zg_eval *x) { return product_eval(x, &x->in[0], &x->in[1]); }
 
 static bool has_batch(const zg_type *t) { return t->rank > 2 && zg__prod(t, 0, t->rank - 2) != 1; }
 
@@ -113,6 +129,13 @@ static zg_status matmul_grad(zg_grad *g) {
     g->din[1] = merge ? zg_b_reshape_like(b, d, &ty) : zg_b_sum_to(b, d, &ty);
   }
   return NULL;
+}
+
+static zg_status matmul_add_grad(zg_grad *g) {
+  g->din[0] = g->dout[0];
+  zg_grad product = *g;
+  product.in++, product.need++, product.din++, product.n_in--;
+  return matmul_grad(&product);
 }
 
 static const zg_attr_field matmul_fields[] = {ZG_FIELD(INT, zg_matmul_attr, ta, 0),
@@ -146,6 +169,33 @@ const zg_op zg_op_matmul = {.name = "matmul",
                             .eval = matmul_eval,
                             .grad = matmul_grad,
                             ZG_CASES(matmul_cases)};
+
+#define CXY(r, s, t) "%1 = input name=\"c\" type=f64" r "\n%2 = input name=\"x\" type=f64" s "\n%3 = input name=\"y\" type=f64" t "\n"
+#define OUT4 "\noutput value \"z\" %4"
+static const zg_op_case matmul_add_cases[] = {
+    {.name = "plain", .text = CXY("[3,5]", "[3,4]", "[4,5]") "%4 = matmul_add %1, %2, %3" OUT4},
+    {.name = "left transposed", .text = CXY("[3,5]", "[4,3]", "[4,5]") "%4 = matmul_add %1, %2, %3 ta=1" OUT4},
+    {.name = "right transposed", .text = CXY("[3,5]", "[3,4]", "[5,4]") "%4 = matmul_add %1, %2, %3 tb=1" OUT4},
+    {.name = "batched", .text = CXY("[2,3,5]", "[2,3,4]", "[2,4,5]") "%4 = matmul_add %1, %2, %3" OUT4},
+    {.name = "of three, in one place",
+     .text = CXY("[3,5]", "[3,4]", "[4,5]") "%4 = mul %1, %1\n%5 = matmul_add %4, %2, %3\n%6 = matmul_add %5, %2, %3\n"
+             "%7 = neg %2\n%8 = matmul_add %6, %7, %3\noutput value \"z\" %8"},
+    {.name = "the sum so far is read elsewhere",
+     .text = CXY("[3,5]", "[3,4]", "[4,5]") "%4 = mul %1, %1\n%5 = matmul_add %4, %2, %3\n%6 = mul %4, %5\noutput value \"z\" %6"},
+    {.name = "a constant so far",
+     .text = "%1 = fill type=f64[3,5] value=2\n%2 = input name=\"x\" type=f64[3,4]\n%3 = input name=\"y\" type=f64[4,5]\n"
+             "%4 = matmul_add %1, %2, %3" OUT4},
+    {.name = "no rows", .text = CXY("[0,5]", "[0,4]", "[4,5]") "%4 = matmul_add %1, %2, %3" OUT4},
+    {.name = "no inner elements", .text = CXY("[3,5]", "[3,0]", "[0,5]") "%4 = matmul_add %1, %2, %3" OUT4},
+};
+const zg_op zg_op_matmul_add = {.name = "matmul_add",
+                                .traits = ZG_CORE,
+                                ZG_ATTRS(zg_matmul_attr, matmul_fields),
+                                .n_out = 1,
+                                .infer = matmul_add_infer,
+                                .eval = matmul_add_eval,
+                                .grad = matmul_add_grad,
+                                ZG_CASES(matmul_add_cases)};
 
 zg_val zg__matmul(zg_builder *b, zg_val x, zg_val y, bool ta, bool tb) {
   const zg_type tx = *zg_b_type(b, x), ty = *zg_b_type(b, y);
@@ -203,6 +253,6 @@ static const zg_onnx_row rows[] = {
     {"Gemm", "", 1, 0, import_gemm, NULL, 7, .weight_operands = 7},
     {"FusedMatMul", "com.microsoft", 1, 0, import_fused_matmul, NULL, 3, .weight_operands = 3},
 };
-static const zg_op *const ops[] = {&zg_op_matmul};
+static const zg_op *const ops[] = {&zg_op_matmul, &zg_op_matmul_add};
 const zg_family zg_family_matmul = {
     .name = "matmul", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

@@ -26,6 +26,7 @@ extern const zg_family zg_family_pool;
 extern const zg_family zg_family_softmax;
 extern const zg_family zg_family_norm;
 extern const zg_family zg_family_loss;
+extern const zg_family zg_family_loss_linear;
 extern const zg_family zg_family_attention;
 extern const zg_family zg_family_flash;
 extern const zg_family zg_family_einsum;
@@ -68,6 +69,7 @@ const zg_family *const zg_families[] = {
     &zg_family_softmax,
     &zg_family_norm,
     &zg_family_loss,
+    &zg_family_loss_linear,
     &zg_family_attention,
     &zg_family_flash,
     &zg_family_einsum,

@@ -66,6 +66,15 @@ zg_status zg__axes(const zg_onnx_node *n, const char *attr, uint32_t input, int6
 // A number that is a constant operand.
 zg_status zg__const_scalar(const zg_onnx_node *n, uint32_t input, double *out);
 
+// ---- cross entropy (loss.c), for those who compute it by parts ----------------------------------------------------
+enum { ZG__CE_MEAN, ZG__CE_SUM, ZG__CE_NONE };  // zg_cross_entropy_attr.reduction
+// bool, like the labels: counts this label?
+zg_val zg__ce_valid(zg_builder *b, const zg_cross_entropy_attr *a, zg_val labels);
+// Of dtype t, like the labels: the weight of each (weight: f[C], or none for 1), 0 where it does not count.
+zg_val zg__ce_share(zg_builder *b, const zg_cross_entropy_attr *a, zg_val labels, zg_val weight, zg_dtype t);
+// Gradient by the logits: rows (like the labels) * (softmax - (1 - s) onehot - s / C); log-probabilities: without the softmax.
+zg_val zg__ce_dlogits(zg_builder *b, const zg_cross_entropy_attr *a, zg_val logits, zg_val labels, zg_val rows);
+
 // ---- formulas -----------------------------------------------------------------------------------
 static inline bool zg__is_half(zg_dtype t) { return t == ZG_F16 || t == ZG_BF16; }
 // Statistics of half-precision tensors are computed in f32.

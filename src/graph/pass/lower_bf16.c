@@ -11,6 +11,7 @@
 //   do not decide: half(view(x)) is view(half(x)) and wide(view(x)) is view of whatever x is, cast after the
 //   view. So a cast stands beside the map that can take it in, never between two views.
 // - Losses, norms, softmax outside of attention and reductions read wide versions: PyTorch's autocast list.
+// - A sum of products (matmul_add) is f32 from the first to the last.
 // - A product over one element (position times frequency) is no matrix product and stays f32.
 //
 // Convolutions stay f32. Cost: one copy of the graph.
@@ -26,21 +27,27 @@ typedef struct {
 
 static bool is_float(const zg_graph *g, zg_val v) { return zg_is(v) && zg_type_of(g, v)->dtype == ZG_F32; }
 
+static bool is_product(const zg_node *n) { return n->op == &zg_op_matmul || n->op == &zg_op_matmul_add; }
+
 static bool takes_half(const zg_graph *g, const zg_node *n) {
   if (n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad)
     return is_float(g, zg_in(g, n, 0));
-  if (n->op != &zg_op_matmul || !is_float(g, zg_in(g, n, 0))) return false;
-  const zg_type *x = zg_type_of(g, zg_in(g, n, 0));
+  if (!is_product(n) || !is_float(g, zg_in(g, n, 0))) return false;
+  const zg_type *x = zg_type_of(g, zg_in(g, n, n->op == &zg_op_matmul_add));
   return x->dim[x->rank - (((const zg_matmul_attr *)n->attr)->ta ? 2 : 1)] > 1;
 }
+
+// The sum so far of a matmul_add is not rounded: it is f32, as the sum inside of one product is.
+static bool is_sum_so_far(const zg_node *n, uint32_t operand) { return n->op == &zg_op_matmul_add && operand == 0; }
 
 static bool *find_feeds(const zg_graph *g, zg_arena *a) {
   bool *feeds = ZG_NEW_N(a, bool, g->values.n);
   for (size_t i = g->nodes.n; i-- > 0;) {
     const zg_node *n = &g->nodes.at[i];
-    bool on = takes_half(g, n);
-    for (uint32_t k = 0; k < n->n_out; k++) on |= feeds[n->out + k];
-    for (uint32_t k = 0; k < n->n_in; k++) feeds[zg_in(g, n, k).id] |= on;
+    const bool on = takes_half(g, n);
+    bool result = false;
+    for (uint32_t k = 0; k < n->n_out; k++) result |= feeds[n->out + k];
+    for (uint32_t k = 0; k < n->n_in; k++) feeds[zg_in(g, n, k).id] |= result || (on && !is_sum_so_far(n, k));
   }
   return feeds;
 }
@@ -96,11 +103,11 @@ static void emit_half(rewrite *r, const zg_node *n) {
   for (uint32_t i = 0; i < n->n_in; i++) {
     const zg_val v = zg_in(r->g, n, i);
     const bool statistic = n->op == &zg_op_flash_attention_grad && i == 4;  // the log-sum-exp
-    const bool mask = n->op != &zg_op_matmul && i == (n->op == &zg_op_flash_attention ? 3u : 6u);
-    in[i] = statistic || mask ? wide_of(r, v) : half_of(r, v);
+    const bool mask = !is_product(n) && i == (n->op == &zg_op_flash_attention ? 3u : 6u);
+    in[i] = statistic || mask || is_sum_so_far(n, i) ? wide_of(r, v) : half_of(r, v);
   }
-  bool wide = n->op == &zg_op_matmul && !r->feeds[n->out];
-  if (n->op == &zg_op_matmul) {
+  const bool wide = n->op == &zg_op_matmul_add || (n->op == &zg_op_matmul && !r->feeds[n->out]);
+  if (is_product(n)) {
     mm = *(const zg_matmul_attr *)n->attr;
     mm.wide = wide;
     attr = &mm;
