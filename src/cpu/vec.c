@@ -3,6 +3,7 @@
 #include "cpu/vec.h"
 #include "cpu/vec_cvt.h"
 #include "cpu/vec_math.h"
+#include "cpu/vec_random.h"
 #include "cpu/vec_tile.h"
 
 #if defined(__clang__)
@@ -16,6 +17,7 @@
 typedef int64_t i64;
 typedef float f32;
 typedef double f64;
+typedef uint64_t u64;
 
 // ---- maps ---------------------------------------------------------------------------------------------------------
 #define UNARY(C, T, R, name, expr)                         \
@@ -77,66 +79,7 @@ typedef double f64;
     memcpy(d + whole, tail, (size_t)(n - whole) * 4);                                     \
   }
 
-#define COMPARES(C, T)                                                                    \
-  BINARY(C, T, i64, eq, x == y) BINARY(C, T, i64, ne, x != y) BINARY(C, T, i64, lt, x < y) BINARY(C, T, i64, le, x <= y)
-#define ARITHMETIC(C, T)                                                                  \
-  UNARY(C, T, T, neg, -x) UNARY(C, T, T, sign, (x > 0) - (x < 0))                          \
-  BINARY(C, T, T, add, x + y) BINARY(C, T, T, sub, x - y) BINARY(C, T, T, mul, x *y)       \
-  BINARY(C, T, T, max, x > y || x != x ? x : y) BINARY(C, T, T, min, x < y || x != x ? x : y) \
-  TERNARY(C, T, T, clip, x < y ? (y < z ? y : z) : x > z ? z : x) TERNARY(C, T, T, fma, x *y + z) TERNARY(C, i64, T, where, x ? y : z)
-
-ARITHMETIC(f32, f32)
-COMPARES(f32, f32)
-UNARY(f32, f32, f32, abs, fabsf(x))
-UNARY(f32, f32, f32, sqrt, sqrtf(x))
-UNARY(f32, f32, f32, rsqrt, 1.0f / sqrtf(x))
-UNARY(f32, f32, f32, recip, 1.0f / x)
-UNARY(f32, f32, f32, floor, floorf(x))
-UNARY(f32, f32, f32, ceil, ceilf(x))
-UNARY(f32, f32, f32, round, rintf(x))
-UNARY(f32, f32, f32, relu, (x > 0 ? x : x != x ? x : 0.0f))
-UNARY(f32, f32, i64, is_nan, x != x)
-UNARY(f32, f32, i64, is_inf, fabsf(x) == INFINITY)
-BINARY(f32, f32, f32, div, x / y)
-BLOCKS(exp, m_exp(x))
-BLOCKS(log, m_log(x))
-BLOCKS(log1p, m_log1p(x))
-BLOCKS(tanh, m_tanh(x))
-BLOCKS(erf, m_erf(x))
-BLOCKS(sigmoid, m_sigmoid(x))
-BLOCKS(softplus, m_softplus(x))
-BLOCKS(silu, m_silu(x))
-BLOCKS(silu_d, m_silu_d(x))
-BLOCKS(gelu, m_gelu(x))
-BLOCKS(gelu_d, m_gelu_d(x))
-BLOCKS(gelu_tanh, m_gelu_tanh(x))
-BLOCKS(gelu_tanh_d, m_gelu_tanh_d(x))
-ARITHMETIC(f64, f64)
-COMPARES(f64, f64)
-UNARY(f64, f64, f64, abs, fabs(x))
-UNARY(f64, f64, f64, sqrt, sqrt(x))
-UNARY(f64, f64, f64, recip, 1.0 / x)
-UNARY(f64, f64, f64, relu, (x > 0 ? x : x != x ? x : 0.0))
-BINARY(f64, f64, f64, div, x / y)
-// Integers wrap: arithmetic is done unsigned where it can overflow.
-typedef uint64_t u64;
-COMPARES(int, i64)
-UNARY(int, i64, i64, neg, (i64)(0 - (u64)x))
-UNARY(int, i64, i64, sign, (x > 0) - (x < 0))
-UNARY(int, i64, i64, not, !x)
-UNARY(int, i64, i64, bit_not, ~x)
-BINARY(int, i64, i64, add, (u64)x + (u64)y)
-BINARY(int, i64, i64, sub, (u64)x - (u64)y)
-BINARY(int, i64, i64, mul, (u64)x *(u64)y)
-BINARY(int, i64, i64, max, x > y ? x : y)
-BINARY(int, i64, i64, min, x < y ? x : y)
-BINARY(int, i64, i64, and, (x != 0) & (y != 0))
-BINARY(int, i64, i64, or, (x != 0) | (y != 0))
-BINARY(int, i64, i64, xor, (x != 0) ^ (y != 0))
-BINARY(int, i64, i64, bit_and, x &y)
-BINARY(int, i64, i64, bit_or, x | y)
-BINARY(int, i64, i64, bit_xor, x ^ y)
-TERNARY(int, i64, i64, where, x ? y : z)
+#include "cpu/vec_maps.def"
 
 // Rare opcodes: one call of the scalar room's function per element.
 #define RARE(C, T, R, call)                                                               \
@@ -253,24 +196,9 @@ static void fill8(int64_t n, void *dst, uint64_t v) {
 
 static void iota(int64_t n, int64_t *dst, int64_t start, int64_t step) { EACH dst[i] = start + i * step; }
 
-// Philox (base/philox.c says the rest), written out so that loops over elements vectorise.
-#define ROUND                                                                             \
-  {                                                                                       \
-    const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;       \
-    c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;             \
-    c1 = (uint32_t)p1, c3 = (uint32_t)p0;                                                 \
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;                                                 \
-  }
-
 // Words 0 and 1, their upper 24 bits.
 static void random_words(int64_t n, const int64_t *element, zg_rand_state r, uint32_t stream, int32_t *w0, int32_t *w1) {
-  EACH {
-    uint32_t c0 = (uint32_t)element[i], c1 = (uint32_t)((uint64_t)element[i] >> 32), c2 = r.step, c3 = stream;
-    uint32_t k0 = r.key[0], k1 = r.key[1];
-    ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND
-    w0[i] = (int32_t)(c0 >> 8);
-    w1[i] = (int32_t)(c1 >> 8);
-  }
+  EACH r_words((uint64_t)element[i], r.key[0], r.key[1], r.step, stream, w0 + i, w1 + i);
 }
 
 static void random_tile(int64_t count, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal) {
