@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include "cpu/cpu.h"
 #include "cpu/dnnl.h"
-#include "cpu/loop_priv.h"
+#include "cpu/jit.h"
 #include "exec/device.h"
 
 typedef struct {
@@ -35,6 +35,8 @@ typedef struct {
   void *scratch_all;
   uint8_t **scratch;             // per thread
   void ***slots;                 // per thread: pointers of loop values
+  loop_prog **loops;             // per kernel, NULL for others
+  zg_jit *jit;                   // NULL: interpreted for good
 } cpu_program;
 
 static cpu_device *device_of(zg_device *d) { return (cpu_device *)d; }
@@ -173,6 +175,8 @@ static zg_status cpu_workspace(zg_device *dev, const zg_sched *s, const zg_kerne
 static void cpu_program_free(zg_program *prog) {
   cpu_program *p = (cpu_program *)prog;
   if (!p) return;
+  zg_jit_free(p->jit);
+  zg_free(p->loops);
   for (size_t i = 0; p->kernels && i < p->base.sched->kernels.n; i++) free_kernel(&p->kernels[i]);
   if (p->arena[ZG_SPACE_DISK]) munmap(p->arena[ZG_SPACE_DISK], p->arena_bytes[ZG_SPACE_DISK]);
   p->arena[ZG_SPACE_DISK] = NULL;
@@ -258,6 +262,9 @@ static zg_status cpu_prepare(zg_device *dev, const zg_sched *s, zg_program **out
   p->slots = zg_alloc(sizeof *p->slots * (size_t)p->threads);
   ZG_TRY_OUT(place_buffers(p));
   ZG_TRY_OUT(prepare_kernels(d, p));
+  p->loops = zg_alloc(sizeof *p->loops * (s->kernels.n + 1));
+  for (size_t i = 0; i < s->kernels.n; i++) p->loops[i] = p->kernels[i].loop;
+  p->jit = zg_jit_new(p->loops, s->kernels.n, d->vec);
   *out = &p->base;
   return NULL;
 out:
@@ -293,6 +300,7 @@ static zg_status cpu_run_kernel(zg_program *prog, uint32_t kernel, zg_rand_state
   const prepared *q = &p->kernels[kernel];
   uint8_t *workspace = p->buf[k->workspace];
   if (q->loop) {
+    zg_jit_poll(p->jit);
     const loop_run run = {.base = p->buf, .scratch = p->scratch, .slots = p->slots, .workspace = workspace, .rand = r};
     zg_loop_prog_run(q->loop, d->vec, d->pool, &run);
     return NULL;
@@ -300,6 +308,16 @@ static zg_status cpu_run_kernel(zg_program *prog, uint32_t kernel, zg_rand_state
   if (q->dnnl) return zg_status_prefix(zg_dnnl_run(q->dnnl, q->args, workspace), "%s: ", k->label);
   const cpu_call c = {.k = k, .base = p->buf, .pool = d->pool, .vec = d->vec, .scratch = p->scratch, .workspace = workspace};
   return run_plain(&c);
+}
+
+void zg_cpu_compiled(const zg_program *prog, uint32_t *out_compiled, uint32_t *out_loops) {
+  const cpu_program *p = (const cpu_program *)prog;
+  *out_compiled = *out_loops = 0;
+  for (size_t i = 0; i < prog->sched->kernels.n; i++) {
+    if (!p->loops[i]) continue;
+    (*out_loops)++;
+    *out_compiled += atomic_load_explicit(&p->loops[i]->compiled, memory_order_acquire);
+  }
 }
 
 static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {

@@ -418,7 +418,7 @@ static void emit_phases(plan *b) {
 }
 
 // ---- registers ----------------------------------------------------------------------------------------------------------
-static uint32_t op_reads(const loop_op *o, uint32_t at[3]) {
+uint32_t zg__loop_op_reads(const loop_op *o, uint32_t at[3]) {
   at[0] = o->a, at[1] = o->b, at[2] = o->c;
   switch ((loop_op_kind)o->kind) {
     case OP_LOAD:
@@ -484,7 +484,7 @@ static void give_homes(plan *b, const uint32_t *last, uint64_t *at) {
   for (uint32_t i = p->n_once; i < p->ops.n; i++) {
     const loop_op *o = &p->ops.at[i];
     uint32_t reads[3];
-    const uint32_t n = op_reads(o, reads);
+    const uint32_t n = zg__loop_op_reads(o, reads);
     for (uint32_t k = 0; k < n; k++) {
       loop_slot *s = &p->slots.at[reads[k]];
       if (s->row || s->kept || !s->has_home || last[reads[k]] != i) continue;
@@ -517,7 +517,7 @@ static void lay_out(plan *b) {
   uint32_t *last = zg_alloc(sizeof *last * (p->slots.n + 1));
   for (uint32_t i = 0; i < p->ops.n; i++) {
     uint32_t reads[3];
-    const uint32_t n = op_reads(&p->ops.at[i], reads);
+    const uint32_t n = zg__loop_op_reads(&p->ops.at[i], reads);
     for (uint32_t k = 0; k < n; k++) last[reads[k]] = i;
   }
   give_homes(b, last, &at);
@@ -573,5 +573,6 @@ void zg_loop_prog_free(loop_prog *p) {
   zg_vec_fini(&p->accs);
   zg_vec_fini(&p->phases);
   zg_vec_fini(&p->kept);
+  zg_free(p->jit);
   zg_free(p);
 }

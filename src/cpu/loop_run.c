@@ -1,51 +1,15 @@
 // Runs prepared loop kernels (loop_priv.h says how the work is cut). Nothing here allocates, locks or logs.
 #include <math.h>
-#include "cpu/loop_priv.h"
+#include "cpu/jit.h"
 
 enum { CHUNK_ELEMS = 65536, FLUSH_ROWS = 32 };
 
-typedef struct {
-  const loop_prog *p;
-  const zg_vec *vec;
-  const loop_run *r;
-  uint8_t *scratch;
-  void **ptr;               // where each slot's value lies now
-  int64_t row0, n_rows;     // the block's row-level values
-  bool skip_row_stores;
-} frame;
+typedef loop_frame frame;
+typedef loop_cursor cursor;
+#define seek zg__loop_seek
+#define next_run zg__loop_next_run
 
 // ---- walking views ------------------------------------------------------------------------------------------------
-typedef struct { const loop_walk *w; int64_t at, left, idx[ZG_MAX_RANK]; } cursor;   // at: element offset; left in the last dim
-
-static inline void seek(cursor *c, const loop_walk *w, int64_t i) {
-  const uint32_t last = w->rank - 1;
-  c->w = w;
-  c->at = w->offset;
-  for (uint32_t k = last; k > 0; k--) {
-    c->idx[k] = i % w->dim[k];
-    i /= w->dim[k];
-    c->at += c->idx[k] * w->stride[k];
-  }
-  c->idx[0] = i;
-  c->at += i * w->stride[0];
-  c->left = w->dim[last] - c->idx[last];
-}
-
-// Goes on to the next run along the last dim.
-static void next_run(cursor *c) {
-  const loop_walk *w = c->w;
-  uint32_t k = w->rank - 1;
-  c->at -= c->idx[k] * w->stride[k];
-  c->idx[k] = 0;
-  while (k-- > 0) {
-    c->at += w->stride[k];
-    if (++c->idx[k] < w->dim[k]) break;
-    c->at -= w->dim[k] * w->stride[k];
-    c->idx[k] = 0;
-  }
-  c->left = w->dim[w->rank - 1];
-}
-
 static inline int64_t last_stride(const loop_walk *w) { return w->stride[w->rank - 1]; }
 static inline int cls_size(uint8_t cls) { return cls == ZG_CLS_F32 ? 4 : 8; }
 static inline bool is_native(uint8_t t) { return t == ZG_F32 || t == ZG_F64 || t == ZG_I64; }
@@ -62,10 +26,7 @@ static void fill(const frame *f, uint8_t cls, int64_t n, void *dst, const void *
   }
 }
 
-static uint8_t *tensor(const frame *f, const loop_op *o, int64_t at) {
-  const zg_view *v = &f->p->k->args[o->arg];
-  return (uint8_t *)f->r->base[v->buf] + at * zg_dtype_bytes(v->dtype);
-}
+#define tensor zg__loop_tensor
 
 static void load(const frame *f, const loop_op *o, uint8_t *home, int64_t at, int64_t n) {
   const loop_walk *w = &f->p->walks.at[o->walk];
@@ -294,9 +255,16 @@ static void run_tile(const frame *f, const loop_phase *ph, int64_t t) {
 static void run_tiles(const frame *f, const loop_phase *ph, int64_t split) {
   const loop_prog *p = f->p;
   const int64_t flush = ZG_MAX(FLUSH_ROWS / p->tile, 1), t0 = p->tiles * split / p->splits;
+  const int64_t end = p->tiles * (split + 1) / p->splits;
   clear_accs(f, ph);
-  for (int64_t t = t0, end = p->tiles * (split + 1) / p->splits; t < end; t++) {
-    run_tile(f, ph, t);
+  for (int64_t t = t0; t < end; t++) {
+    if (!f->compiled) {
+      run_tile(f, ph, t);
+    } else {
+      const int64_t to = !p->column ? end : ZG_MIN(t - (t - t0) % flush + flush, end);   // to the next flush
+      zg__jit_run_tiles(f, ph, t, to);
+      t = to - 1;
+    }
     if (p->column && (t - t0) % flush == flush - 1) flush_accs(f, ph, false);
   }
   if (p->column) flush_accs(f, ph, true);
@@ -324,10 +292,11 @@ typedef struct {
   const loop_run *r;
   int64_t per_chunk, units;
   size_t phase;
+  bool compiled;
 } job;
 
 static frame make_frame(const job *j, int thread) {
-  frame f = {.p = j->p, .vec = j->vec, .r = j->r, .scratch = j->r->scratch[thread], .ptr = j->r->slots[thread]};
+  frame f = {.p = j->p, .vec = j->vec, .r = j->r, .scratch = j->r->scratch[thread], .ptr = j->r->slots[thread], .compiled = j->compiled};
   for (size_t i = 0; i < j->p->slots.n; i++)
     if (j->p->slots.at[i].row) f.ptr[i] = f.scratch + j->p->slots.at[i].home;
   return f;
@@ -392,7 +361,7 @@ static void run_phase_by_phase(const job *base, zg_pool *pool) {
 }
 
 void zg_loop_prog_run(const loop_prog *p, const zg_vec *vec, zg_pool *pool, const loop_run *r) {
-  job j = {.p = p, .vec = vec, .r = r, .units = p->n_blocks * p->splits};
+  job j = {.p = p, .vec = vec, .r = r, .units = p->n_blocks * p->splits, .compiled = atomic_load_explicit(&p->compiled, memory_order_acquire)};
   if (j.units == 0) return;
   if (p->splits > 1 && p->accs.n) {
     run_phase_by_phase(&j, pool);
