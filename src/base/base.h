@@ -139,6 +139,8 @@ typedef struct { const uint8_t *at; uint64_t n; } zg_bytes;             // borro
 typedef struct { zg_bytes bytes; } zg_file_map;                         // read-only mapping of a whole file
 zg_status zg_file_map_open(const char *path, zg_file_map *out);         // an empty file maps to n = 0
 void zg_file_map_close(zg_file_map *m);
+// The pages within `part` of a mapping need not stay in memory; whoever reads them again has them from the file.
+void zg_file_map_forget(zg_bytes part);
 zg_status zg_file_read(const char *path, zg_str *out);                  // whole file; out is appended to
 // Writes beside `path`, fsyncs, renames: `path` holds the old or the new content, never a part.
 zg_status zg_file_write_atomic(const char *path, const void *bytes, size_t n);

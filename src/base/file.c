@@ -50,6 +50,12 @@ void zg_file_map_close(zg_file_map *m) {
   *m = (zg_file_map){0};
 }
 
+void zg_file_map_forget(zg_bytes part) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)part.at;
+  const uintptr_t from = zg_round_up(at, page), to = (at + part.n) / page * page;
+  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);  // private and read-only: nothing is lost
+}
+
 zg_status zg_file_read(const char *path, zg_str *out) {
   int fd = -1;
   struct stat st;

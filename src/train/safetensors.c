@@ -207,6 +207,7 @@ zg_status zg_safetensors_check(const zg_safetensors *f) {
     if (zg_map_get(&crcs, f->tensors.at[i].name, &want) && zg_crc32(b.at, b.n, 0) != want)
       ZG_TRY_OUT(zg_error(ZG_CORRUPT, "%s: tensor \"%s\": the checksum is wrong; the file is damaged", f->path,
                           f->tensors.at[i].name));
+    zg_file_map_forget(b);   // a check of the whole file need not hold the whole file
   }
 out:
   zg_map_fini(&crcs);

@@ -312,9 +312,7 @@ void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i) {
     zg_status_free(s);
     return;
   }
-  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = zg_round_up((uintptr_t)at, page);
-  uintptr_t to = ((uintptr_t)at + zg_type_bytes(&t->info.type)) / page * page;
-  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);   // a private read-only mapping: pages come back from the file
+  zg_file_map_forget((zg_bytes){at, zg_type_bytes(&t->info.type)});
 }
 
 typedef struct { zg_onnx_model *m; zg_map names; bool in_function; } table;
