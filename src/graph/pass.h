@@ -13,8 +13,9 @@ zg_status zg_pass_opt_simplify(const zg_graph *g, zg_graph **out);
 // Spelled-out attention, and the op `attention`, become the core op flash_attention; constant causal masks its attribute.
 zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
 
-// Matrix products and attention in bf16 with f32 sums; parameters, states and all else stay f32. Takes and gives core ops.
-zg_status zg_pass_lower_bf16(const zg_graph *g, zg_graph **out);
+// Matrix products and attention in `half` (bf16, f16) with f32 sums; parameters, states and all else stay f32. Takes and gives core
+// ops.
+zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, zg_graph **out);
 
 // Sums of products over few elements each (an unrolled recurrence's weight gradients) become one product over all of them.
 zg_status zg_pass_opt_merge_products(const zg_graph *g, zg_graph **out);
@@ -49,7 +50,8 @@ bool zg_find_linear_loss(const zg_graph *g, zg_linear_loss *out);
 // reach gets a zero gradient and a warning). d loss = `seed` (1/k under accumulation). Nodes on a differentiable path with
 // neither gradient rule nor lowering are an error that names them. Also takes extra differentiable leaves (`wrt`, inputs by
 // name) for check-grad and tests. Provides ZG_PROP_GRADS.
-typedef struct { double seed; const char *const *wrt; uint32_t n_wrt; bool params; } zg_autodiff_options;
+// scaled: the seed is multiplied by the input "@loss_scale": f32[], and so is every gradient (fp16; see zg_opt_spec.scaled).
+typedef struct { double seed; const char *const *wrt; uint32_t n_wrt; bool params, scaled; } zg_autodiff_options;
 zg_status zg_pass_lower_autodiff(const zg_graph *g, const zg_autodiff_options *o, zg_graph **out);
 
 // Optimizer. Replaces ZG_OUT_GRAD outputs by updates of params and of new states. Run-time scalars are inputs: "@lr" (base
@@ -66,6 +68,11 @@ typedef struct {
   // Gradients of a rank are shards of the whole ones: the squared norm is the sum of column 0 of state `sums`: f32[ranks,3].
   const char *sums;              // NULL: the gradients are whole, their norm is computed here
   int64_t ranks;
+  // Loss scaling (Micikevicius et al. 2018): gradients come multiplied by a scale, and are multiplied by the input "@inv_scale" first
+  // (with `sums`, those are of gradients without scale). Where their squared norm is not finite, every parameter and state keeps its
+  // value: the step is skipped, on all ranks alike. Whoever runs it sees that from "@grad_norm", which is then not finite, and lowers
+  // the scale.
+  bool scaled;
 } zg_opt_spec;
 zg_status zg_pass_attach_optimizer(const zg_graph *g, const zg_opt_spec *o, zg_graph **out);
 

@@ -32,6 +32,7 @@ out:
 
 zg_status zg__choose_loss_chunk(zg_pipeline *p) {
   zg_loss_chunk_choice *c = &p->loss_chunk;
+  if (p->o.optimizer.scaled) return NULL;   // its gradients are made before the loss scale is known, too small for f16
   if (!p->o.loss_chunk || !zg_find_linear_loss(p->main, &c->layer)) return NULL;
   if (p->o.loss_chunk > 0) {
     c->rows = p->o.loss_chunk;

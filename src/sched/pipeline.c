@@ -49,7 +49,12 @@ static zg_status opt_attention(zg_pipeline *p) { return each_graph(p, zg_pass_op
 static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
 
 static zg_status opt_merge_products(zg_pipeline *p) { return each_graph(p, zg_pass_opt_merge_products); }
-static zg_status lower_bf16(zg_pipeline *p) { return p->o.bf16 ? each_graph(p, zg_pass_lower_bf16) : NULL; }
+static zg_status to_bf16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_BF16, out); }
+static zg_status to_f16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_F16, out); }
+static zg_status lower_half(zg_pipeline *p) {
+  if (p->o.bf16) return each_graph(p, to_bf16);
+  return p->o.fp16 ? each_graph(p, to_f16) : NULL;
+}
 
 // The loss takes the place of the model's outputs: nobody reads those of a step, and logits kept to its end would be there twice.
 static zg_status attach_loss_to(zg_graph **g, const zg_loss_spec *losses, uint32_t n) {
@@ -95,7 +100,7 @@ static zg_status opt_loss_chunk(zg_pipeline *p) {
 }
 
 static zg_status lower_autodiff(zg_pipeline *p) {
-  zg_autodiff_options o = {.seed = zg__loss_seed(p), .params = true};
+  zg_autodiff_options o = {.seed = zg__loss_seed(p), .params = true, .scaled = p->o.optimizer.scaled};
   zg_graph *r;
   ZG_TRY(zg_pass_lower_autodiff(p->main, &o, &r));
   replace(&p->main, r);
@@ -211,7 +216,7 @@ static const pass pipeline[] = {
     {"lower_to_core",    false, false, 0,                               ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_to_core},
     {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
     {"opt_merge_products", false, true, ZG_PROP_CORE,                   ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_merge_products},
-    {"lower_bf16",       false, false, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_bf16},
+    {"lower_half",       false, false, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_half},
     {"opt_recompute",    false, true,  ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_GRAD,    opt_recompute},
     {"lower",            true,  false, ZG_PROP_CORE,                    0,               ZG_RUN_FORWARD, lower},
     {"zero_partition",   true,  false, 0,                               0,               ZG_RUN_TRAIN,   zero_partition},

@@ -233,6 +233,13 @@ static zg_status section(zg_config *cfg, const zg_foreign_table *t, const zg_yam
   return NULL;
 }
 
+static bool own_section(const char *name) {
+  const size_t n = strlen(name);
+  for (size_t i = 0; i < zg__config_table.n; i++)
+    if (!strncmp(zg__config_table.keys[i].path, name, n) && zg__config_table.keys[i].path[n] == '.') return true;
+  return false;
+}
+
 zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml *val, bool *taken) {
   zg_cfg_distributed_type type = cfg->state->type;
   bool sharded = type == ZG_CFG_DIST_FSDP || type == ZG_CFG_DIST_DEEPSPEED;
@@ -246,6 +253,7 @@ zg_status zg__accelerate_entry(zg_config *cfg, const zg_yaml *key, const zg_yaml
   for (size_t i = 0; i < ZG_COUNT(top_keys); i++) {
     size_t n = strcspn(top_keys[i].path, ".");
     if (strncmp(top_keys[i].path, key->text, n) || key->text[n]) continue;
+    if (!top_keys[i].path[n] && val->kind == ZG_YAML_MAP && own_section(key->text)) continue;  // `fp16: true` is theirs, `fp16: {..}` ours
     zg_yaml *k = (zg_yaml *)(uintptr_t)key, *v = (zg_yaml *)(uintptr_t)val;
     zg_yaml one = {.kind = ZG_YAML_MAP,
                    .src = key->src,

@@ -166,6 +166,7 @@ static zg_status write_state(zg_checkpoint_writer *w, const zg_checkpoint_state 
   const struct { const char *key; uint64_t value; } ints[] = {
     { "step", st->step }, { "samples", st->samples }, { "seed", st->seed }, { "config_hash", st->config_hash },
     { "world", st->world }, { "stage", st->stage }, { "loss_scale_good", st->loss_scale_good },
+    { "loss_scale_hysteresis", st->loss_scale_hysteresis }, { "skipped", st->skipped },
   };
   zg_str_add(&s, "{\n  \"format\": 1,\n  \"zgraph\": \"" ZG_VERSION "\",\n");
   for (size_t i = 0; i < ZG_COUNT(ints); i++)

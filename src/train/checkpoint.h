@@ -16,7 +16,9 @@ typedef struct {
   uint64_t config_hash;        // of what must not change between save and resume
   uint32_t world, stage;       // of the run that saved; nothing in the files depends on them
   double loss_scale;           // fp16; 1 otherwise
-  uint64_t loss_scale_good;    // steps without overflow since the scale last changed
+  uint64_t loss_scale_good;    // steps without overflow since the last one
+  uint64_t loss_scale_hysteresis;   // overflows until the scale halves; 0: the run had no scale
+  uint64_t skipped;            // steps that overflowed and changed nothing, of `step`
   double loss;                 // the last one; NaN: none
   double seconds;              // trained so far
 } zg_checkpoint_state;

@@ -55,6 +55,8 @@ static zg_status fill_state(const char *path, json_object *o, zg_checkpoint_stat
   for (size_t i = 0; i < ZG_COUNT(numbers); i++)
     if (!get_number(o, numbers[i].key, numbers[i].to))
       return zg_error(ZG_CORRUPT, "%s/state.json: no \"%s\"", path, numbers[i].key);
+  if (!get_u64(o, "loss_scale_hysteresis", &st->loss_scale_hysteresis)) st->loss_scale_hysteresis = 0;   // not in older ones
+  if (!get_u64(o, "skipped", &st->skipped)) st->skipped = 0;
   st->world = (uint32_t)world;
   st->stage = (uint32_t)stage;
   return NULL;

@@ -214,7 +214,7 @@ static zg_opt_spec optimizer_spec(zg_session *s) {
   zg_opt_spec o = {.kind = kinds[c->optimizer.type], .lr = c->optimizer.lr, .beta1 = c->optimizer.betas[0],
                    .beta2 = c->optimizer.betas[1], .eps = c->optimizer.eps, .weight_decay = c->optimizer.weight_decay,
                    .momentum = c->optimizer.momentum, .dampening = c->optimizer.dampening, .nesterov = c->optimizer.nesterov,
-                   .clip = c->training.gradient_clipping, .n_groups = (uint32_t)c->optimizer.groups.n};
+                   .clip = c->training.gradient_clipping, .scaled = c->mixed_precision == ZG_CFG_MIXED_FP16, .n_groups = (uint32_t)c->optimizer.groups.n};
   zg_opt_group *g = ZG_NEW_N(&s->mem, zg_opt_group, o.n_groups + 1);
   for (uint32_t i = 0; i < o.n_groups; i++) {
     const zg_cfg_group *from = &c->optimizer.groups.at[i];
@@ -291,7 +291,7 @@ static zg_status spread(zg_session *s, int64_t distance) {
 static zg_status run_once(zg_session *s, int64_t distance, bool no_limit) {
   zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
-                           .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
+                           .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .fp16 = s->cfg->mixed_precision == ZG_CFG_MIXED_FP16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device};
   const int64_t rows = s->cfg->memory.loss_chunk;
   o.loss_chunk = rows == ZG_CFG_LOSS_CHUNK_OFF ? 0 : rows == ZG_CFG_LOSS_CHUNK_AUTO ? ZG_LOSS_CHUNK_AUTO : rows;
@@ -331,8 +331,6 @@ static zg_status keep_gathered(zg_session *s) {
 
 static zg_status run_pipeline(zg_session *s) {
   const zg_config *c = s->cfg;
-  if (c->mixed_precision == ZG_CFG_MIXED_FP16)
-    return zg_error(ZG_UNSUPPORTED, "mixed_precision: fp16 needs a loss scale, which this build does not have; use bf16");
   ZG_TRY(run_once(s, 0, false));
   const zg_recompute *how = &s->pipe.recompute.how;
   const bool open = s->zero && c->zero.stage == 3 && c->zero.stage3_max_reuse_distance == ZG_UNSET && c->memory.budget != ZG_UNSET;

@@ -43,11 +43,14 @@ static zg_rand_state random_state(const trainer *t, int64_t micro) {
 }
 
 static zg_status set_scalars(trainer *t, double lr) {
-  double n = (double)(t->step + 1);
+  const uint64_t made = t->step - t->scale.skipped;   // steps that overflowed in fp16 changed nothing
+  const double n = (double)(made + 1);
   ZG_TRY(zg_session_set(t->s, "@lr", lr));
   ZG_TRY(zg_session_set(t->s, "@bias1", 1 - pow(t->cfg->optimizer.betas[0], n)));
   ZG_TRY(zg_session_set(t->s, "@bias2", 1 - pow(t->cfg->optimizer.betas[1], n)));
-  return zg_session_set(t->s, "@first", t->step == 0);
+  ZG_TRY(zg_session_set(t->s, "@loss_scale", t->scale.scale));
+  ZG_TRY(zg_session_set(t->s, "@inv_scale", 1 / t->scale.scale));
+  return zg_session_set(t->s, "@first", made == 0);
 }
 
 // The segment of micro-step m.
@@ -97,7 +100,7 @@ static zg_status take_loss(trainer *t, pending_update *u) {
 static zg_status write_row(trainer *t, const pending_update *u, double took) {
   if (!t->metrics) return NULL;
   const uint64_t n = zg_data_n_samples(t->s->train);
-  const zg_metrics_row row = {.step = u->step, .loss = t->loss, .lr = u->lr, .grad_norm = t->grad_norm, .loss_scale = NAN,
+  const zg_metrics_row row = {.step = u->step, .loss = t->loss, .lr = u->lr, .grad_norm = t->grad_norm, .loss_scale = u->loss_scale,
                               .epoch = n ? (double)u->samples / (double)n : NAN, .units = t->units_per_update, .seconds = took,
                               .samples = t->samples_per_update == t->units_per_update ? 0 : t->samples_per_update,
                               .memory_bytes = t->s->device->vt->allocated(t->s->program)};
@@ -116,7 +119,9 @@ static zg_status settle(trainer *t, pending_update *u) {
   t->seconds += took;
   if (u->step == t->first_step + 1) t->first_s = took;
   ZG_TRY(write_row(t, u, took));
-  if (isfinite(t->loss)) return NULL;
+  const bool scaled = zg_loss_scale_used(t->cfg), overflowed = !isfinite(t->grad_norm);
+  ZG_TRY(zg_loss_scale_step(t->cfg, overflowed, &t->scale));
+  if (isfinite(t->loss) || (scaled && overflowed)) return NULL;
   return zg_error(ZG_INVALID, "step %llu: the loss is %s; lower optimizer.lr, or set training.gradient_clipping",
                   (unsigned long long)u->step, isnan(t->loss) ? "not a number" : "infinite");
 }
@@ -125,18 +130,21 @@ static zg_status settle(trainer *t, pending_update *u) {
 // never waits for the host; `loop` settles the last one where the run pauses or ends.
 static zg_status update(trainer *t) {
   pending_update before = t->pending;
-  const double lr = zg_lr_at(t->cfg, t->step, t->total);
+  const double lr = zg_lr_at(t->cfg, t->step - t->scale.skipped, t->total);
   if (!before.open) t->settled_at = zg_time_s();
   t->pending = t->spare;
+  const uint64_t sent = t->o->comm ? zg_comm_bytes_sent(t->o->comm) : 0;
   zg_status status = set_scalars(t, lr);
   if (!status) status = run_steps(t);
+  t->sent = t->o->comm ? zg_comm_bytes_sent(t->o->comm) - sent : 0;
   if (!status) status = zg_session_ask(t->s, NULL, ZG_OUT_VALUE, "@grad_norm", &t->pending.grad_norm);
   t->step++;
   t->pending.step = t->step, t->pending.samples = t->samples, t->pending.lr = lr;
+  t->pending.loss_scale = zg_loss_scale_used(t->cfg) ? t->scale.scale : NAN;
   t->pending.open = !status;
   if (!status) status = settle(t, &before);
   t->spare = before;
-  if (status || zg_session_queues(t->s)) return status;
+  if (status || (zg_session_queues(t->s) && !zg_loss_scale_used(t->cfg))) return status;   // the next scale depends on this norm
   return settle(t, &t->pending);
 }
 
@@ -240,6 +248,7 @@ static zg_status open_trainer(trainer *t) {
   ZG_TRY(zg_session_open(t->cfg, &so, &t->s));
   t->micro_steps = ZG_MAX(1, t->cfg->training.gradient_accumulation_steps);
   ZG_TRY(count_steps(t));
+  t->scale = zg_loss_scale_start(t->cfg);
   if (t->o->resume) ZG_TRY(zg__trainer_resume(t));
   t->first_step = t->step;
   t->stats.profile = t->o->profile;
@@ -267,8 +276,8 @@ static zg_status finish(trainer *t, zg_train_result *out) {
   if (t->o->comm) out->bytes_sent = zg_comm_bytes_sent(t->o->comm);
   if (t->rank) return NULL;
   zg_metric m[] = {{"memory/planned_bytes", (double)out->planned_bytes}, {"memory/allocated_bytes", (double)out->allocated_bytes},
-                   {"memory/process_peak_bytes", (double)out->peak_bytes}};
-  ZG_TRY(zg_metrics_put(t->metrics, t->step, m, ZG_COUNT(m)));
+                   {"memory/process_peak_bytes", (double)out->peak_bytes}, {"comm/sent_bytes", (double)t->sent}};
+  ZG_TRY(zg_metrics_put(t->metrics, t->step, m, t->world > 1 ? ZG_COUNT(m) : ZG_COUNT(m) - 1));
   if (out->interrupted) return NULL;
   zg_str path = {0};
   zg_str_add(&path, "%s/model.onnx", t->cfg->training.output_dir);

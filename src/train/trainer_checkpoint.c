@@ -83,7 +83,10 @@ static zg_status commit(trainer *t, zg_checkpoint_writer *w) {
                                      .seed = (uint64_t)t->cfg->training.seed,
                                      .world = t->world,
                                      .stage = t->s->zero ? zg_zero_options_of(t->s->zero)->stage : 0,
-                                     .loss_scale = 1,
+                                     .loss_scale = t->scale.scale,
+                                     .loss_scale_good = t->scale.good,
+                                     .loss_scale_hysteresis = t->scale.hysteresis,
+                                     .skipped = t->scale.skipped,
                                      .loss = t->loss,
                                      .seconds = t->seconds};
   zg_free(t->checkpoint);
@@ -130,9 +133,11 @@ static zg_status read_tensor(trainer *t, const zg_safetensors *f, const char *fo
     return zg_error(ZG_INVALID, "%s: tensor \"%s\" is %s, the model has %s", folder, r->name,
                     zg_type_text(have), zg_type_text(&r->type));
   const uint64_t size = zg_dtype_bytes(r->type.dtype);
-  return t->s->device->vt->write(t->s->program, buf, 0,
-                                 zg_safetensors_bytes(f, (size_t)i).at + (uint64_t)r->have_lo * size,
-                                 (uint64_t)(r->have_hi - r->have_lo) * size);
+  const zg_bytes all = zg_safetensors_bytes(f, (size_t)i);
+  zg_status status = t->s->device->vt->write(t->s->program, buf, 0, all.at + (uint64_t)r->have_lo * size,
+                                             (uint64_t)(r->have_hi - r->have_lo) * size);
+  zg_file_map_forget(all);
+  return status;
 }
 
 // Which folder to read; NULL: none, start anew. zg_free it.
@@ -160,6 +165,15 @@ static zg_status same_step(const trainer *t) {
                   t->rank, (long long)mine, (long long)first, t->cfg->training.output_dir);
 }
 
+// A run that was made with another precision starts with the scale of its configuration.
+static void take_scale(trainer *t, const zg_checkpoint_state *st) {
+  t->scale.skipped = st->skipped;
+  if (!zg_loss_scale_used(t->cfg) || st->loss_scale_hysteresis == 0) return;
+  t->scale.good = st->loss_scale_good;
+  t->scale.hysteresis = st->loss_scale_hysteresis;
+  if (!(t->cfg->fp16.loss_scale > 0)) t->scale.scale = st->loss_scale;
+}
+
 zg_status zg__trainer_resume(trainer *t) {
   zg_checkpoint c = {0};
   tensor_list lists[ZG_CKPT_N_FILES] = {0};
@@ -178,6 +192,7 @@ zg_status zg__trainer_resume(trainer *t) {
     t->step = c.state.step;
     t->samples = c.state.samples;
     t->seconds = c.state.seconds;
+    take_scale(t, &c.state);
   }
   status = same_step(t);
 out:

@@ -1,5 +1,6 @@
 // Shared by trainer.c and trainer_checkpoint.c.
 #pragma once
+#include "train/loss_scale.h"
 #include "train/metrics.h"
 #include "train/session.h"
 #include "train/trainer.h"
@@ -10,7 +11,7 @@ typedef struct {
   ZG_VEC(zg_later) losses;              // of the micro-steps
   zg_later loss, stopped, grad_norm;    // loss, stopped: of several ranks
   uint64_t step, samples;               // updates done with it, position in the data behind it
-  double lr;
+  double lr, loss_scale;
 } pending_update;
 
 typedef struct {
@@ -25,9 +26,10 @@ typedef struct {
   uint64_t units_per_update;    // tokens or samples, all ranks
   uint64_t samples_per_update;  // rows of the batches, for the result
   double loss, eval_loss, eval_accuracy, grad_norm, seconds, first_s;
-  uint64_t first_step;
+  uint64_t first_step, sent;    // sent: bytes by this rank in the last update
   pending_update pending, spare;  // spare: memory of the one before
   double settled_at;  // when the last update's results were there (zg_time_s)
+  zg_loss_scale scale;
   bool stop;         // asked to end early; the same on all ranks
   char *checkpoint;  // the last one written (rank 0)
 } trainer;

@@ -80,21 +80,23 @@ static zg_status make_main(const zg_zero *z, const zg_graph *g, zg_graph **out) 
   return zg_builder_finish(b, out);
 }
 
-static zg_status make_norm(const zg_zero *z, const zg_graph *g, zg_graph **out) {
+static zg_status make_norm(const zg_zero *z, const zg_graph *g, bool scaled, zg_graph **out) {
   zg_builder *b = zg_builder_new();
   zg_builder_origin(b, (zg_origin){NULL, "update"});
   const int64_t one = 1, columns = ZG_ZERO_COLUMNS;
+  const zg_type scalar = zg_type_scalar(ZG_F32);
   zg_val sum = {0};
   for (size_t i = 0; i < g->outputs.n && !zg_builder_failed(b); i++) {
     const zg_output *o = &g->outputs.at[i];
     if (o->kind != ZG_OUT_GRAD) continue;
     const zg_zero_part *p = zg_zero_find(z, o->name);
     const zg_type t = zg_type_make(ZG_F32, 1, &p->shard);
-    const zg_val d = gradient(b, o->name, &t), part = zg_b_reduce_all(b, ZG_RED_SUM, zg_mul(b, d, d));
+    zg_val d = gradient(b, o->name, &t);
+    if (scaled) d = zg_mul(b, d, zg_b_input(b, "@inv_scale", &scalar));
+    const zg_val part = zg_b_reduce_all(b, ZG_RED_SUM, zg_mul(b, d, d));
     sum = zg_is(sum) ? zg_add(b, sum, part) : part;
   }
   const zg_val loss = zg_mul_k(b, scalar_state(b, ZG_ZERO_LOSS, 0, NULL), 1.0 / (double)z->o.micro_steps);
-  const zg_type scalar = zg_type_scalar(ZG_F32);
   const zg_val stop = zg_b_input(b, "@stop", &scalar);
   const zg_val all[ZG_ZERO_COLUMNS] = {zg_b_reshape(b, sum, &one, 1), zg_b_reshape(b, loss, &one, 1),
                                        zg_b_reshape(b, stop, &one, 1)};
@@ -150,7 +152,7 @@ zg_status zg__zero_split(void *self, zg_pipeline *p) {
   choose_sharded(z);
   ZG_TRY(check(z, p));
   zg_graph *g;
-  ZG_TRY(make_norm(z, p->main, &p->norm));
+  ZG_TRY(make_norm(z, p->main, p->o.optimizer.scaled, &p->norm));
   ZG_TRY(make_update(z, p->main, &p->update));
   ZG_TRY(make_main(z, p->main, &g));
   zg_graph_free(p->main);

@@ -91,7 +91,7 @@ static zg_status run_loss_chunk(const zg_graph *g, const args *a, zg_graph **out
 }
 static zg_status run_bf16(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;
-  return zg_pass_lower_bf16(g, out);
+  return zg_pass_lower_half(g, ZG_BF16, out);
 }
 static zg_status run_core(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;
@@ -119,7 +119,7 @@ static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   
 static const struct { const char *name; zg_status (*run)(const zg_graph *, const args *, zg_graph **); } passes[] = {
     {"attach_loss", run_loss},         {"lower_autodiff", run_autodiff}, {"attach_optimizer", run_optimizer},
     {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
-    {"opt_attention", run_attention},  {"lower_bf16", run_bf16}, {"opt_merge_products", run_merge},
+    {"opt_attention", run_attention},  {"lower_half", run_bf16}, {"opt_merge_products", run_merge},
     {"opt_loss_chunk", run_loss_chunk},  {"print", run_none},
 };
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "train/loss_scale.h"
 #include "train/session.h"
 
 enum { SIM_MAX = 8 };
@@ -19,6 +20,7 @@ typedef struct {
   bool poison, late;
   uint64_t sent;  // bytes sent by rank 0, without "@..." buffers and broadcasts
   double grad_norm;
+  zg_loss_scale scale;
 } sim;
 
 typedef struct {
@@ -79,6 +81,7 @@ static inline void sim_open(sim *s, const sim_options *o) {
     sim_must(zg_session_open(s->cfg, &so, &s->rank[r]), o->model);
     sim_must(zg_sched_verify(zg_session_sched(s->rank[r])), "verifier");
   }
+  s->scale = zg_loss_scale_start(s->cfg);
 }
 
 static inline void sim_close(sim *s) {
@@ -228,13 +231,16 @@ static inline void sim_segment(sim *s, const char *name, int64_t micro) {
 static inline double sim_update(sim *s) {
   const bool alone = s->n == 1;
   const zg_sched *d = zg_session_sched(s->rank[0]);
-  double sum = 0, n = (double)(s->step + 1), loss;
+  const uint64_t made = s->step - s->scale.skipped;
+  double sum = 0, n = (double)(made + 1), loss;
   for (uint32_t r = 0; r < s->n; r++) {
     zg_session *x = s->rank[r];
     sim_must(zg_session_set(x, "@lr", s->cfg->optimizer.lr), "lr");
     sim_must(zg_session_set(x, "@bias1", 1 - pow(s->cfg->optimizer.betas[0], n)), "bias1");
     sim_must(zg_session_set(x, "@bias2", 1 - pow(s->cfg->optimizer.betas[1], n)), "bias2");
-    sim_must(zg_session_set(x, "@first", s->step == 0), "first");
+    sim_must(zg_session_set(x, "@first", made == 0), "first");
+    sim_must(zg_session_set(x, "@loss_scale", s->scale.scale), "scale");
+    sim_must(zg_session_set(x, "@inv_scale", 1 / s->scale.scale), "scale");
   }
   for (int64_t m = 0; m < s->k; m++) {
     for (uint32_t r = 0; r < s->n; r++) {
@@ -252,6 +258,7 @@ static inline double sim_update(sim *s) {
   if (!alone || s->k > 1) sim_segment(s, "update", 0);
   s->step++;
   sim_must(zg_session_scalar(s->rank[0], NULL, ZG_OUT_VALUE, "@grad_norm", &s->grad_norm), "norm");
+  sim_must(zg_loss_scale_step(s->cfg, !isfinite(s->grad_norm), &s->scale), "loss scale");
   if (alone) return sum / (double)s->k;
   sim_must(zg_session_scalar(s->rank[0], "update", ZG_OUT_VALUE, "@loss", &loss), "loss");
   return loss;

@@ -90,6 +90,9 @@ static const struct {
     {3, {"mixed_precision=bf16"}, 1},
     {3, {"mixed_precision=bf16", "zero.stage3_max_reuse_distance=20000"}, 2},
     {3, {"mixed_precision=bf16", "zero.offload_param.device=cpu", "zero.offload_optimizer.device=cpu"}, 3},
+    {2, {"mixed_precision=fp16"}, 1},
+    {3, {"mixed_precision=fp16"}, 1},
+    {3, {"mixed_precision=fp16", "zero.offload_param.device=cpu", "zero.offload_optimizer.device=cpu"}, 3},
     {2, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.overlap_comm=false"}, 1},
@@ -98,9 +101,9 @@ static const struct {
 
 static void variant_agrees(const char *of, int64_t k, size_t i) {
   char what[128];
-  const char *const half[] = {"mixed_precision=bf16"};
   sim_options o = {.model = of, .n = 3, .k = k, .stage = variants[i].stage < 2 ? 0 : 2};
-  if (!strcmp(variants[i].sets[0], half[0])) o.sets = half, o.n_sets = 1, o.stage = k == 1 ? 0 : 2;
+  const bool half = !strncmp(variants[i].sets[0], "mixed_precision=", 16);
+  if (half) o.sets = variants[i].sets, o.n_sets = 1, o.stage = k == 1 ? 0 : 2;
   result plain = train(&o, true, true);
   o.stage = variants[i].stage;
   o.sets = variants[i].sets;
@@ -144,6 +147,31 @@ START_TEST(offload_saves_memory) {
 }
 END_TEST
 
+// fp16 gradients that overflow, on one rank of several or on all: the step changes no bit anywhere, and the scale falls.
+START_TEST(overflow_changes_nothing) {
+  const char *sets[] = {"mixed_precision=fp16", "fp16.initial_scale_power=60", "fp16.hysteresis=2"};
+  sim_options o = {.model = model, .n = 3, .k = _i / 4 + 1, .stage = (uint32_t)_i % 4, .sets = sets, .n_sets = 3};
+  sim s;
+  int64_t n;
+  sim_open(&s, &o);
+  float *before = sim_params(&s, &n);
+  sim_update(&s);
+  ck_assert(!isfinite(s.grad_norm) && s.scale.scale == 0x1p60 && s.scale.skipped == 1);
+  sim_update(&s);
+  ck_assert(!isfinite(s.grad_norm) && s.scale.scale == 0x1p59 && s.scale.skipped == 2);
+  float *after = sim_params(&s, &n);
+  ck_assert_mem_eq(before, after, (size_t)n * sizeof(float));
+  for (int i = 0; i < 60 && s.scale.skipped == s.step; i++) sim_update(&s);
+  ck_assert(isfinite(s.grad_norm) && s.grad_norm > 0);
+  zg_free(after);
+  after = sim_params(&s, &n);
+  ck_assert(memcmp(before, after, (size_t)n * sizeof(float)) != 0);
+  zg_free(before);
+  zg_free(after);
+  sim_close(&s);
+}
+END_TEST
+
 int main(int argc, char **argv) {
   model = argc > 1 ? argv[1] : "torch_mlp_digits";
   Suite *s = suite_create("zero_stages");
@@ -155,6 +183,7 @@ int main(int argc, char **argv) {
   if (n > 0) tcase_add_loop_test(t, three_micro_steps, 0, n);
   if (n == 0) tcase_add_loop_test(t, variants_agree, 0, ZG_COUNT(variants));
   if (n == 0) tcase_add_test(t, offload_saves_memory);
+  if (n == 0 && !strcmp(model, "torch_mlp_digits")) tcase_add_loop_test(t, overflow_changes_nothing, 0, 8);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

@@ -8,7 +8,9 @@
 // - Formulas and their order are PyTorch's (torch.optim) for sgd, adam, adamw, adagrad; lion: Chen et al. 2023, algorithm 2;
 //   lamb: You et al. 2020, algorithm 2; muon: Jordan 2024 (torch.optim.Muon with its "original" scale of the rate), which
 //   is for matrices: other tensors take adamw.
+// - With loss scaling a step whose squared norm is not finite changes nothing.
 // - What changes every step (rate, bias corrections) comes as scalar inputs, so one graph serves the whole run.
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -21,6 +23,7 @@ typedef struct {
   const char *name;     // of the parameter
   zg_type type;         // its shape, f32
   zg_val p, g, lr;      // f32 value, clipped gradient, rate of its group
+  zg_val finite;        // with loss scaling: whether the step is made
   double wd;
 } update;
 
@@ -36,8 +39,13 @@ static zg_val new_state(update *u, const char *suffix) {
   return zg_b_state(u->b, &a);
 }
 
+static zg_val if_finite(update *u, zg_val next, zg_val old) {
+  return zg_is(u->finite) ? zg_b_where(u->b, u->finite, next, old) : next;
+}
+
 static void set_state(update *u, zg_val state, zg_val value) {
   if (!zg_is(state) || zg_builder_failed(u->b)) return;
+  value = if_finite(u, value, state);
   const zg_node *n = zg_node_of(zg_builder_graph(u->b), state);
   zg_builder_output(u->b, ZG_OUT_UPDATE, ((const zg_state_attr *)n->attr)->name, value, state);
 }
@@ -202,9 +210,11 @@ static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *gr
   return sum;
 }
 
-// Gradients in f32, in output order; the norm before clipping; the factor, or none without clipping.
-static zg_val clip_factor(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n) {
+// Gradients in f32, in output order; the norm before clipping; the factor, or none without clipping. finite: with loss scaling, whether
+// the norm is.
+static zg_val clip_factor(zg_builder *b, const zg_opt_spec *o, const zg_val *grad, uint32_t n, zg_val *finite) {
   const zg_val sum = squared_norm(b, o, grad, n);
+  if (o->scaled) *finite = zg_b_map2(b, ZG_S_LT, sum, zg_b_scalar(b, ZG_F32, FLT_MAX));
   const zg_val norm = zg_b_map1(b, ZG_S_SQRT, sum);
   zg_builder_output(b, ZG_OUT_VALUE, "@grad_norm", norm, (zg_val){0});
   if (!(o->clip > 0)) return (zg_val){0};
@@ -212,7 +222,7 @@ static zg_val clip_factor(zg_builder *b, const zg_opt_spec *o, const zg_val *gra
   return zg_b_map2(b, ZG_S_MIN, ratio, zg_b_scalar(b, ZG_F32, 1));
 }
 
-static void update_param(zg_builder *b, const zg_opt_spec *o, zg_val param, zg_val grad, zg_val factor) {
+static void update_param(zg_builder *b, const zg_opt_spec *o, zg_val param, zg_val grad, zg_val factor, zg_val finite) {
   const zg_param_attr *a = zg_node_of(zg_builder_graph(b), param)->attr;
   const char *name = zg_arena_str(zg_builder_arena(b), a->name);
   const zg_type type = a->type;
@@ -224,6 +234,7 @@ static void update_param(zg_builder *b, const zg_opt_spec *o, zg_val param, zg_v
   if (group && group->lr_scale != 1) u.lr = zg_mul_k(b, u.lr, group->lr_scale);
   u.g = zg_is(factor) ? zg_mul(b, grad, factor) : grad;
   u.p = param;
+  u.finite = finite;
   if (type.dtype != ZG_F32) {
     const zg_state_attr master = {.name = zg_arena_printf(zg_builder_arena(b), "%s.master", name), .type = u.type,
                                   .role = ZG_STATE_MASTER, .init_from = name};
@@ -231,7 +242,7 @@ static void update_param(zg_builder *b, const zg_opt_spec *o, zg_val param, zg_v
   }
   const zg_val master = u.p, next = apply(&u);
   if (type.dtype != ZG_F32) set_state(&u, master, next);
-  zg_builder_output(b, ZG_OUT_UPDATE, name, zg_b_cast(b, next, type.dtype), param);
+  zg_builder_output(b, ZG_OUT_UPDATE, name, if_finite(&u, zg_b_cast(b, next, type.dtype), param), param);
 }
 
 static zg_status check_targets(const zg_graph *g, uint32_t *n) {
@@ -260,11 +271,14 @@ zg_status zg_pass_attach_optimizer(const zg_graph *g, const zg_opt_spec *o, zg_g
     const zg_output *v = &g->outputs.at[i];
     if (v->kind != ZG_OUT_GRAD) continue;
     param[k] = map[v->target.id];
-    grad[k++] = zg_b_cast(b, map[v->val.id], ZG_F32);
+    grad[k] = zg_b_cast(b, map[v->val.id], ZG_F32);
+    if (o->scaled) grad[k] = zg_mul(b, grad[k], step_scalar(b, "@inv_scale"));
+    k++;
   }
   if (!zg_builder_failed(b)) {
-    const zg_val factor = clip_factor(b, o, grad, n);
-    for (uint32_t i = 0; i < n && !zg_builder_failed(b); i++) update_param(b, o, param[i], grad[i], factor);
+    zg_val finite = {0};
+    const zg_val factor = clip_factor(b, o, grad, n, &finite);
+    for (uint32_t i = 0; i < n && !zg_builder_failed(b); i++) update_param(b, o, param[i], grad[i], factor, finite);
   }
   zg_builder_props(b, (g->props & ~(uint32_t)ZG_PROP_GRADS) | ZG_PROP_STEP);
   zg_arena_fini(&scratch);

@@ -166,6 +166,13 @@ static zg_status check_wrt(const zg_graph *g, const zg_autodiff_options *o) {
   return NULL;
 }
 
+static zg_val seed(reverse *r, const zg_type *t, const zg_autodiff_options *o) {
+  const zg_val one = zg_b_fill(r->b, t, o->seed);
+  if (!o->scaled) return one;
+  const zg_type scalar = zg_type_scalar(ZG_F32);
+  return zg_mul(r->b, one, zg_b_cast(r->b, zg_b_input(r->b, "@loss_scale", &scalar), t->dtype));
+}
+
 static zg_status differentiate(const zg_graph *g, const zg_autodiff_options *o, zg_graph **out) {
   const zg_output *loss = zg_find_output(g, ZG_OUT_LOSS, NULL);
   zg_arena scratch = {0};
@@ -174,7 +181,7 @@ static zg_status differentiate(const zg_graph *g, const zg_autodiff_options *o, 
   r.grad = ZG_NEW_N(&scratch, zg_val, g->values.n);
   for (size_t i = 0; i < g->nodes.n; i++) zg_emit_copy(r.b, g, &g->nodes.at[i], r.map);
   zg_builder_origin(r.b, (zg_origin){NULL, "grad"});
-  if (r.need[loss->val.id]) r.grad[loss->val.id] = zg_b_fill(r.b, zg_type_of(g, loss->val), o->seed);
+  if (r.need[loss->val.id]) r.grad[loss->val.id] = seed(&r, zg_type_of(g, loss->val), o);
   for (size_t i = g->nodes.n; i-- > 0 && !zg_builder_failed(r.b);) back_node(&r, &g->nodes.at[i]);
   zg__copy_outputs(r.b, g, r.map, ~(1u << ZG_OUT_GRAD));
   for (size_t i = 0; i < g->nodes.n; i++)

@@ -1,9 +1,9 @@
-// lower_bf16: matrix products and attention take and give bf16; everything else, and all parameters and
+// lower_half: matrix products and attention take and give bf16 or f16; everything else, and all parameters and
 // states, stay f32.
 //
-// - Each operand of such an op is rounded to bf16 (a cast, which fuses with the loop that makes the operand);
+// - Each operand of such an op is rounded to the half type (a cast, which fuses with the loop that makes the operand);
 // sums run in f32.
-// - A result is kept in bf16 if some path leads from it to another such op (activations and their gradients),
+// - A result is kept in that type if some path leads from it to another such op (activations and their gradients),
 // else it is given
 //   in f32 as it is summed: gradients of weights go to the optimizer and to accumulators unrounded.
 // - A value exists in the version in which it was made, and in the other one where something asks for it.
@@ -21,8 +21,9 @@
 typedef struct {
   const zg_graph *g;
   zg_builder *b;
+  zg_dtype type;        // bf16 or f16
   zg_val *wide, *half;  // per source value: its two versions in b, none where not made
-  bool *feeds;          // per source value: some path leads to an op that takes bf16
+  bool *feeds;          // per source value: some path leads to an op that takes it
 } rewrite;
 
 static bool is_float(const zg_graph *g, zg_val v) { return zg_is(v) && zg_type_of(g, v)->dtype == ZG_F32; }
@@ -70,7 +71,7 @@ static zg_val emit_transparent(rewrite *r, const zg_node *n, zg_val (*version)(r
   return out;
 }
 
-// Are all float operands of a view or concatenation made in bf16?
+// Are all float operands of a view or concatenation made in the half type?
 static bool made_half(const rewrite *r, zg_val v) {
   const zg_node *n = zg_node_of(r->g, v);
   if (!is_transparent(n)) return zg_is(r->half[v.id]) && !zg_is(r->wide[v.id]);
@@ -84,7 +85,7 @@ static zg_val half_of(rewrite *r, zg_val v) {
   if (zg_is(r->half[v.id])) return r->half[v.id];
   const zg_node *n = zg_node_of(r->g, v);
   const zg_val h =
-      is_transparent(n) ? emit_transparent(r, n, half_of) : zg_b_cast(r->b, r->wide[v.id], ZG_BF16);
+      is_transparent(n) ? emit_transparent(r, n, half_of) : zg_b_cast(r->b, r->wide[v.id], r->type);
   return r->half[v.id] = h;
 }
 
@@ -130,11 +131,12 @@ static void emit_node(rewrite *r, const zg_node *n) {
   }  // views and concatenations of floats are made when asked for
 }
 
-zg_status zg_pass_lower_bf16(const zg_graph *g, zg_graph **out) {
+zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, zg_graph **out) {
   zg_arena scratch = {0};
   const bool *live = zg_find_live(g, &scratch);
   rewrite r = {.g = g,
                .b = zg_builder_new(),
+               .type = half,
                .wide = ZG_NEW_N(&scratch, zg_val, g->values.n),
                .half = ZG_NEW_N(&scratch, zg_val, g->values.n),
                .feeds = find_feeds(g, &scratch)};
