@@ -131,7 +131,7 @@ def export(folder, name, shape=None, **size):
                       input_names=["x"], output_names=["logits"], opset_version=20, verbose=False)
     np.savez(stem + ".npz", x=x, labels=y)
     c = {"loss": {"kind": "cross_entropy", "logits": "logits", "labels": "labels"}, "optimizer": optimizer_of(name),
-         "trainable": [n for n, _ in model.named_parameters()], "dropout": "off", "device": "cpu",
+         "trainable": [n for n, _ in model.named_parameters(remove_duplicate=False)], "dropout": "off", "device": "cpu",
          "data": {"train": {"path": os.path.abspath(stem + ".npz"), "format": "batches", "shuffle": False}},
          "training": {"log_every": 1, "gradient_clipping": 0, "seed": 1}}
     with open(stem + ".yaml", "w") as f:
