@@ -31,12 +31,14 @@ static void widen(use_span *u, uint32_t step) {
 
 static void find_uses(gatherer *q) {
   zg_sched *s = q->s;
+  zg_arena mem = {0};
+  const zg__touches touches = zg__find_touches(s, q->g, &mem);
   uint32_t *part_of = zg_alloc(sizeof *part_of * (s->bufs.n + q->z->parts.n)),
            *use_of = zg_alloc(sizeof *use_of * (q->z->parts.n + 1));
   for (uint32_t i = 0; i < q->z->parts.n; i++) {
     const zg_zero_part *p = &q->z->parts.at[i];
     if (!p->sharded || !p->buf) continue;
-    const uint32_t cast = zg__zero_cast_shard(&q->edit, q->g, p, q->dropped);
+    const uint32_t cast = zg__zero_cast_shard(&q->edit, q->g, &touches, p, q->dropped);
     part_of[cast ? cast : p->buf] = i + 1;
   }
   q->uses.n = 0;
@@ -57,6 +59,7 @@ static void find_uses(gatherer *q) {
   }
   zg_free(part_of);
   zg_free(use_of);
+  zg_arena_fini(&mem);
 }
 
 // Elements of other tensors gathered between the last forward and the first backward use.

@@ -97,20 +97,22 @@ static int64_t *gathered_now(const overlap *o, zg_arena *mem) {
   return live;
 }
 
-// The step behind the kernel that makes what a gather sends, if one does.
-static uint32_t made_at(const overlap *o, uint32_t at) {
-  for (uint32_t i = at; i-- > 0 && !o->s->bufs.at[o->old[at].b].persistent;) {
+// By gather: the step behind the last kernel before it that makes what it sends; 0: none does.
+static uint32_t *find_made(const overlap *o, zg_arena *mem) {
+  uint32_t *last = ZG_NEW_N(mem, uint32_t, o->s->bufs.n), *made = ZG_NEW_N(mem, uint32_t, o->n + 1);
+  for (uint32_t i = 0; i < o->n; i++) {
+    if (may_prefetch(o, &o->old[i]) && !o->s->bufs.at[o->old[i].b].persistent) made[i] = last[o->old[i].b];
     if (o->old[i].kind != ZG_STEP_KERNEL) continue;
     const zg_kernel *k = &o->s->kernels.at[o->old[i].kernel];
-    for (uint32_t a = 0; a < k->n_out; a++)
-      if (k->args[a].buf == o->old[at].b) return i + 1;
+    for (uint32_t a = 0; a < k->n_out; a++) last[k->args[a].buf] = i + 1;
   }
-  return 0;
+  return made;
 }
 
 static void plan_gathers(overlap *o, zg_arena *mem) {
   const int64_t bucket = o->z->o.prefetch_bucket, max_live = o->z->o.max_live;
   int64_t *live = gathered_now(o, mem);
+  const uint32_t *made = find_made(o, mem);
   double next_start = o->time[o->n];
   for (uint32_t k = o->n_gathers; k-- > 0;) {
     const uint32_t at = o->order[k];
@@ -120,7 +122,7 @@ static void plan_gathers(overlap *o, zg_arena *mem) {
       first = ahead ? o->order[ahead - 1] + 1 : 0;
       if (!ahead--) break;
     }
-    first = ZG_MAX(first, made_at(o, at));
+    first = ZG_MAX(first, made[at]);
     double start = ZG_MIN(o->time[at], next_start) - comm_time(o, &o->old[at]);
     uint32_t issue = at;
     while (issue > first && o->time[issue] > start && (max_live <= 0 || live[issue - 1] + mine <= max_live))

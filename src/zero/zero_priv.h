@@ -56,6 +56,12 @@ zg_step zg__copy_step(zg_sched *s, zg_view to, zg_view from, uint8_t phase, cons
 zg_step zg__accumulate_step(zg_sched *s, zg_view acc, zg_view x, uint32_t first_micro, uint8_t phase,
                             const char *label);
 
+// cast.c: the steps of a segment that touch each buffer (kernels by their arguments, releases), in rows by buffer.
+typedef struct {
+  uint32_t *start, *step;
+} zg__touches;
+zg__touches zg__find_touches(const zg_sched *s, const zg_segment *g, zg_arena *mem);
 // cast.c: the buffer that holds the tensor's shard as kernels of the segment read it, if they all round it first: their casts are
 // dropped (marked in `dropped`, one a step of the schedule) and they address that buffer; else 0.
-uint32_t zg__zero_cast_shard(zg__edit *e, const zg_segment *g, const zg_zero_part *p, bool *dropped);
+uint32_t zg__zero_cast_shard(zg__edit *e, const zg_segment *g, const zg__touches *touches, const zg_zero_part *p,
+                             bool *dropped);
