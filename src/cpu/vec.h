@@ -38,6 +38,15 @@ typedef struct {
   void (*tile_pair_cols)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
   void (*tile_pair_rows)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
   void (*tile_transpose)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd);
+  // Large products (vec_gemm.h); NULL below 512-bit vectors. Index: 0 f32, 1 pairs of bf16 (only where zg_vec_has_pairs).
+  // C[12,32] (row stride ldc) (+)= A panel (k words x 12) * B panel (k words x 32, 64-byte aligned); meanwhile fetches the 16 k
+  // words at `ahead` (any address) into the second cache.
+  void (*tiled[2])(int64_t k, const float *a, const float *b, const float *ahead, float *c, int64_t ldc, bool add);
+  // Packs n <= width lines of k elements of `size` bytes into a panel, missing lines zero; strides in elements, line or step
+  // is 1.
+  void (*tiled_pack)(int64_t width, int64_t n, int64_t k, int64_t size, const void *src, int64_t line, int64_t step, float *dst);
+  // dst[m,n] (row stride ld) = bf16 of sums[m,32], n <= 32; only where zg_vec_has_pairs.
+  void (*tiled_half)(int64_t m, int64_t n, const float *sums, uint16_t *dst, int64_t ld);
   // One step of a running softmax over rows: s = exp(s * scale - new max); sum and max are kept up, keep = exp(old max - new max).
   void (*tile_softmax)(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep);
   void (*tile_weights)(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse);      // s = exp(s * scale - lse)
@@ -46,7 +55,7 @@ typedef struct {
   float (*tile_dot)(int64_t n, const float *x, const float *y);
 } zg_vec;
 
-enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32 };
+enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32, ZG_TILED_MR = 12, ZG_TILED_NR = 32 };
 const zg_vec *zg_vec_select(void);                        // ZG_ISA=generic|v2|v3|v4 in the environment lowers the choice
 bool zg_vec_has_pairs(const zg_vec *v);                   // bf16 products in hardware
 const zg_vec *zg_vec_named(const char *name);             // NULL: not built, or the processor lacks it

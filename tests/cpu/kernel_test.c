@@ -67,7 +67,7 @@ static void swap_last(zg_view *v) {
 
 static void one_matmul(zg_dtype t, zg_dtype out, int64_t batch, int64_t m, int64_t n, int64_t k, int flags, int64_t epi) {
   zg_matmul_desc *d = zg_alloc(256);   // the schedule copies as many bytes
-  *d = (zg_matmul_desc){.m = m, .n = n, .k = k, .alpha = flags & 4 ? 0.5 : 1, .beta = flags & 8 ? 2 : 0, .epilogue = epi};
+  *d = (zg_matmul_desc){.m = m, .n = n, .k = k, .alpha = flags & 4 ? 0.5 : 1, .beta = flags & 8 ? 2 : flags & 32 ? 1 : 0, .epilogue = epi};
   fixture f;
   begin(&f, ZG_K_MATMUL, d);
   arg(&f, out, DIMS(batch, m, n));
@@ -78,7 +78,7 @@ static void one_matmul(zg_dtype t, zg_dtype out, int64_t batch, int64_t m, int64
   if (flags & 16) b->stride[0] = 0;   // one B for all batches
   if (epi != ZG_EPI_NONE) arg(&f, ZG_F32, DIMS(n));
   const bool ints = !zg_dtype_is_float(t);
-  check(&f, fill(&f, ints ? -5 : -1, ints ? 5 : 1), out == ZG_BF16 || out == ZG_F16 ? 0.01 : out == ZG_F64 ? 1e-11 : 3e-5);
+  check(&f, fill(&f, ints ? -5 : -1, ints ? 5 : 1), out == ZG_BF16 || out == ZG_F16 ? 0.01 : out == ZG_F64 ? 1e-11 : ZG_MAX(3e-5, 2e-6 * sqrt((double)k)));
   zg_free(d);
 }
 
@@ -95,6 +95,30 @@ START_TEST(matmul) {
   one_matmul(ZG_F64, ZG_F64, 1, 9, 30, 12, 0, ZG_EPI_BIAS_GELU);
   one_matmul(ZG_I64, ZG_I64, 2, 9, 30, 12, 3, ZG_EPI_NONE);
   one_matmul(ZG_I32, ZG_I32, 1, 4, 4, 4, 0, ZG_EPI_NONE);
+}
+END_TEST
+
+// Products above the size where they are tiled (cpu/gemm_tiled.c): around the tile's 12 x 32, wide and tall, few rows and many
+// words, K in parts, sums added to C, results of either dtype and by either role of the operands.
+START_TEST(large_matmul) {
+  static const int64_t shapes[][3] = {{12, 32, 192}, {61, 33, 97}, {33, 61, 97}, {150, 200, 21}, {1700, 17, 9}, {16, 1650, 8}, {20, 44, 2101},
+                                      {44, 20, 4203}, {25, 300, 40}, {97, 2100, 3}};
+  for (size_t i = 0; i < ZG_COUNT(shapes); i++) {
+    const int64_t m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
+    for (int flags = 0; flags < 4; flags++) {
+      one_matmul(ZG_F32, ZG_F32, 1, m, n, k, flags, ZG_EPI_NONE);
+      one_matmul(ZG_BF16, ZG_F32, 1, m, n, k, flags, ZG_EPI_NONE);
+      one_matmul(ZG_BF16, ZG_BF16, 1, m, n, k, flags, ZG_EPI_NONE);
+    }
+    one_matmul(ZG_F32, ZG_F32, 1, m, n, k, 32, ZG_EPI_NONE);
+    one_matmul(ZG_BF16, ZG_BF16, 1, m, n, k, 32, ZG_EPI_NONE);
+    one_matmul(ZG_F32, ZG_F32, 1, m, n, k, 12, ZG_EPI_NONE);
+    one_matmul(ZG_F32, ZG_BF16, 1, m, n, k, 1, ZG_EPI_NONE);
+    one_matmul(ZG_F32, ZG_F32, 1, m, n, k, 13, (int64_t)(ZG_EPI_BIAS + i % 4));
+    one_matmul(ZG_BF16, ZG_BF16, 1, m, n, k, 2, (int64_t)(ZG_EPI_BIAS + i % 4));
+  }
+  one_matmul(ZG_F32, ZG_F32, 3, 40, 50, 33, 16, ZG_EPI_NONE);
+  one_matmul(ZG_BF16, ZG_BF16, 3, 40, 50, 33, 16, ZG_EPI_BIAS_GELU);
 }
 END_TEST
 
@@ -318,6 +342,7 @@ END_TEST
 
 static void all(TCase *tc) {
   tcase_add_test(tc, matmul);
+  tcase_add_test(tc, large_matmul);
   tcase_add_test(tc, conv);
   tcase_add_test(tc, pool);
   tcase_add_test(tc, gather_scatter);
