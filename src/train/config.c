@@ -221,16 +221,19 @@ static zg_status read_set(zg_config *cfg, const char *arg, const zg_yaml **out) 
 zg_status zg_config_load(const char *const *files, size_t n, const char *const *sets, size_t n_sets,
                          zg_config **out) {
   zg_config *cfg = zg_alloc(sizeof *cfg);
-  const zg_yaml **docs = zg_alloc((n + n_sets) * sizeof *docs);
+  const zg_yaml **docs = zg_alloc((1 + n + n_sets) * sizeof *docs), **first = docs + 1;
+  size_t n_docs = n + n_sets;
   zg_status status = NULL;
   *out = NULL;
   zg__key_defaults(&cfg->mem, &zg__config_table, cfg);
-  for (size_t i = 0; i < n; i++) ZG_TRY_OUT(read_file(cfg, files[i], &docs[i]));
-  for (size_t i = 0; i < n_sets; i++) ZG_TRY_OUT(read_set(cfg, sets[i], &docs[n + i]));
-  ZG_TRY_OUT(zg__accelerate_begin(cfg, docs, n + n_sets));
-  for (size_t i = 0; i < n + n_sets; i++)
-    ZG_TRY_OUT(zg__deepspeed_is_json(docs[i]) ? zg__deepspeed_apply(cfg, docs[i])
-                                              : zg__config_apply(cfg, "", docs[i]));
+  for (size_t i = 0; i < n; i++) ZG_TRY_OUT(read_file(cfg, files[i], &first[i]));
+  for (size_t i = 0; i < n_sets; i++) ZG_TRY_OUT(read_set(cfg, sets[i], &first[n + i]));
+  ZG_TRY_OUT(zg__accelerate_env(cfg, &docs[0]));
+  if (docs[0]) first = docs, n_docs++;
+  ZG_TRY_OUT(zg__accelerate_begin(cfg, first, n_docs));
+  for (size_t i = 0; i < n_docs; i++)
+    ZG_TRY_OUT(zg__deepspeed_is_json(first[i]) ? zg__deepspeed_apply(cfg, first[i])
+                                               : zg__config_apply(cfg, "", first[i]));
   ZG_TRY_OUT(zg__accelerate_end(cfg));
   ZG_TRY_OUT(zg__config_finish(cfg));
   cfg->state = NULL;

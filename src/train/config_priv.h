@@ -112,6 +112,8 @@ zg_status zg__foreign_apply(zg_config *cfg, const zg_foreign_table *t, const zg_
 // Sets a row of ours from text, as if `origin` had said so.
 void zg__config_set_text(zg_config *cfg, const char *key, const char *text, const char *origin);
 
+// What `accelerate launch` has put into the environment, as a document; NULL: it has not. Comes before all files.
+zg_status zg__accelerate_env(zg_config *cfg, const zg_yaml **out);
 // Looks at all documents for what decides how sections are read (distributed_type), before any is applied.
 zg_status zg__accelerate_begin(zg_config *cfg, const zg_yaml *const *docs, size_t n);
 // Applies one top-level entry if it is Accelerate's own; *taken false: not theirs.
