@@ -129,7 +129,10 @@ static zg_status run_kernel(zg_program *p, const zg_step *s, zg_rand_state r, zg
   if (!stats || !stats->profile) return vt->run_kernel(p, s->kernel, r);
   const double t0 = zg_time_s();
   zg_status status = vt->run_kernel(p, s->kernel, r);
-  stats->kernel_s[p->sched->kernels.at[s->kernel].kind] += zg_time_s() - t0;
+  const double took = zg_time_s() - t0;
+  stats->kernel_s[p->sched->kernels.at[s->kernel].kind] += took;
+  if (stats->each_s) stats->each_s[s->kernel] += took;
+  if (stats->each_n) stats->each_n[s->kernel]++;
   return status;
 }
 
@@ -152,9 +155,7 @@ zg_status zg__exec_step(zg_program *p, const zg_step *s, zg_comm *comm, zg_rand_
   return NULL;
 }
 
-zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_exec_stats *stats) {
-  const zg_segment *seg = zg_sched_find_segment(p->sched, segment);
-  if (!seg) return zg_error(ZG_NOT_FOUND, "schedule has no segment \"%s\"", segment);
+static zg_status run_segment(zg_program *p, const zg_segment *seg, zg_rand_state r, zg_exec_stats *stats) {
   if (p->streams) return zg__streams_run(p->streams, seg, r, stats);
   if (p->device->vt->begin) return zg__exec_queue(p, seg, NULL, r, stats);
   for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
@@ -162,6 +163,16 @@ zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_ex
     if (stats) stats->steps_run++;
   }
   return NULL;
+}
+
+zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_exec_stats *stats) {
+  const zg_segment *seg = zg_sched_find_segment(p->sched, segment);
+  if (!seg) return zg_error(ZG_NOT_FOUND, "schedule has no segment \"%s\"", segment);
+  if (!stats || !stats->profile) return run_segment(p, seg, r, stats);
+  const double t0 = zg_time_s();
+  zg_status status = run_segment(p, seg, r, stats);
+  stats->run_s += zg_time_s() - t0;
+  return status;
 }
 
 // What a kernel's scratch depends on: kind, attributes, the arguments' types and strides; not which buffers they are. A model of

@@ -8,6 +8,10 @@ typedef struct {
   double kernel_s[ZG_N_KERNELS];         // filled only while profiling
   double comm_s;                         // in collectives, on whichever thread (profiling)
   double wait_s;                         // compute steps held up by other streams and by collectives of their own (profiling)
+  double run_s;                          // in zg_exec_run (profiling)
+  // While profiling, of each kernel of the schedule: seconds and times run. The caller's arrays; NULL: not wanted.
+  double *each_s;
+  uint32_t *each_n;
   bool profile;
 } zg_exec_stats;
 

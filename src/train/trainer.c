@@ -228,6 +228,7 @@ static zg_status loop(trainer *t) {
   int64_t save_every = t->cfg->training.save_every, eval_every = t->cfg->data.eval.every;
   while (t->step < t->total && !t->stop) {
     ZG_TRY(update(t));
+    zg__profile_skip_first(t);
     const bool last = t->step == t->total;
     const bool eval_now = eval_every > 0 && t->step % (uint64_t)eval_every == 0 && !last;
     const bool save_now = save_every > 0 && t->step % (uint64_t)save_every == 0 && !last;
@@ -251,7 +252,7 @@ static zg_status open_trainer(trainer *t) {
   t->scale = zg_loss_scale_start(t->cfg);
   if (t->o->resume) ZG_TRY(zg__trainer_resume(t));
   t->first_step = t->step;
-  t->stats.profile = t->o->profile;
+  if (t->o->profile) zg__profile_begin(t);
   zg_metrics_options mo = {.dir = t->cfg->training.output_dir, .resume = t->step > 0, .resume_step = t->step, .total_steps = t->total,
                            .log_every = (uint64_t)ZG_MAX(0, t->cfg->training.log_every), .out = t->o->quiet ? NULL : stdout};
   count_units(t, &mo.unit);
@@ -285,16 +286,6 @@ static zg_status finish(trainer *t, zg_train_result *out) {
   return t->world > 1 ? zg__trainer_export(t, path.at) : zg_session_export(t->s, path.at);
 }
 
-static void print_profile(const trainer *t) {
-  if (!t->o->profile || t->rank) return;
-  double all = 0;
-  for (int k = 0; k < ZG_N_KERNELS; k++) all += t->stats.kernel_s[k];
-  for (int k = 0; k < ZG_N_KERNELS; k++)
-    if (t->stats.kernel_s[k] > 0)
-      printf("%-12s %9.3f s  %5.1f %%\n", zg_kernel_info_of((zg_kernel_kind)k)->name, t->stats.kernel_s[k], 100 * t->stats.kernel_s[k] / all);
-  if (t->world > 1) printf("collectives  %9.3f s, of which compute waited %.3f s\n", t->stats.comm_s, t->stats.wait_s);
-}
-
 zg_status zg_train(const zg_config *cfg, const zg_train_options *o, zg_train_result *out) {
   trainer t = {.cfg = cfg, .o = o, .rank = o->comm ? o->comm->rank : 0, .world = o->comm ? o->comm->world : 1,
                .loss = NAN, .eval_loss = NAN, .eval_accuracy = NAN, .grad_norm = NAN};
@@ -305,7 +296,7 @@ zg_status zg_train(const zg_config *cfg, const zg_train_options *o, zg_train_res
   ZG_TRY_OUT(open_trainer(&t));
   ZG_TRY_OUT(loop(&t));
   ZG_TRY_OUT(finish(&t, out));
-  print_profile(&t);
+  if (o->profile && !t.rank) ZG_TRY_OUT(zg__profile_print(&t));
 out:
   if (status && o->comm) zg_comm_abort(o->comm, zg_status_message(status));
   if (t.metrics) {

@@ -1,4 +1,4 @@
-// Shared by trainer.c and trainer_checkpoint.c.
+// Shared by trainer.c, trainer_checkpoint.c and profile.c.
 #pragma once
 #include "train/loss_scale.h"
 #include "train/metrics.h"
@@ -26,7 +26,8 @@ typedef struct {
   uint64_t units_per_update;    // tokens or samples, all ranks
   uint64_t samples_per_update;  // rows of the batches, for the result
   double loss, eval_loss, eval_accuracy, grad_norm, seconds, first_s;
-  uint64_t first_step, sent;    // sent: bytes by this rank in the last update
+  uint64_t first_step, profiled_from;
+  uint64_t sent;    // sent: bytes by this rank in the last update
   pending_update pending, spare;  // spare: memory of the one before
   double settled_at;  // when the last update's results were there (zg_time_s)
   zg_loss_scale scale;
@@ -34,6 +35,10 @@ typedef struct {
   char *checkpoint;  // the last one written (rank 0)
 } trainer;
 
+// --profile: collects times from now on; prints them when the run has ended.
+void zg__profile_begin(trainer *t);
+void zg__profile_skip_first(trainer *t);   // to be called after each update
+zg_status zg__profile_print(const trainer *t);
 // Writes the state: every rank its own byte ranges. Returns when it is committed (rank 0) or left (others).
 zg_status zg__trainer_save(trainer *t);
 // Sets step, position and buffers from the checkpoint that the options ask for; nothing if "auto" finds none.
