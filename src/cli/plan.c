@@ -32,6 +32,8 @@ static void print_times(const zg_sched *d, const zg_device_model *device) {
   zg_arena_fini(&mem);
 }
 
+static double more_time(double before, double now) { return before > 0 ? 100 * (now / before - 1) : 0; }
+
 static void print_table(const zg_session *s, const zg_report *r, const zg_device_model *device, size_t n_tensors) {
   const zg_sched *d = zg_session_sched(s);
   printf("planned memory     %s (%llu bytes), lower bound %s (+%.2f %%)\n", zg_cli_bytes(r->planned), (unsigned long long)r->planned,
@@ -43,8 +45,15 @@ static void print_table(const zg_session *s, const zg_report *r, const zg_device
     printf("does not fit       %s has %s\n", device->name, zg_cli_bytes(device->memory));
   const zg_recompute_choice *c = &s->pipe.recompute;
   if (c->how.cheap || c->how.blocks)
-    printf("recomputed         maps and %u of %u blocks: %s in place of %s, %.1f %% more arithmetic\n", c->how.blocks, c->n_blocks,
-           zg_cli_bytes(c->bytes), zg_cli_bytes(c->bytes_before), c->flops_before > 0 ? 100 * (c->flops / c->flops_before - 1) : 0);
+    printf("recomputed         maps and %u of %u blocks: %s in place of %s, %.1f %% more arithmetic, %+.1f %% time (predicted)\n", c->how.blocks,
+           c->n_blocks, zg_cli_bytes(c->bytes), zg_cli_bytes(c->bytes_before), c->flops_before > 0 ? 100 * (c->flops / c->flops_before - 1) : 0,
+           more_time(c->seconds_before, c->seconds));
+  const zg_loss_chunk_choice *l = &s->pipe.loss_chunk;
+  if (l->rows && l->bytes)
+    printf("loss in chunks     %lld of %lld rows of logits at a time: %s in place of %s, %+.1f %% time (predicted)\n", (long long)l->rows,
+           (long long)l->layer.rows, zg_cli_bytes(l->bytes), zg_cli_bytes(l->bytes_before), more_time(l->seconds_before, l->seconds));
+  else if (l->rows)
+    printf("loss in chunks     %lld of %lld rows of logits at a time\n", (long long)l->rows, (long long)l->layer.rows);
   printf("kernels           ");
   for (int k = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) printf(" %u %s", r->kernels[k], zg_kernel_info_of((zg_kernel_kind)k)->name);
@@ -79,8 +88,8 @@ static void print_json(const zg_session *s, const zg_report *r, const zg_device_
   const zg_recompute_choice *c = &s->pipe.recompute;
   zg_str_add(&t, "]},\n \"device\": ");
   zg__json_quote(&t, device->name);
-  zg_str_add(&t, ", \"predicted_seconds\": %.6g,\n \"recompute\": {\"maps\": %s, \"blocks\": %u, \"of_blocks\": %u, \"bytes_without\": %llu, \"flops_without\": %.17g},\n \"kernels\": {",
-             seconds, c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before);
+  zg_str_add(&t, ", \"predicted_seconds\": %.6g,\n \"recompute\": {\"maps\": %s, \"blocks\": %u, \"of_blocks\": %u, \"bytes_without\": %llu, \"flops_without\": %.17g, \"seconds_without\": %.6g},\n \"kernels\": {",
+             seconds, c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before, c->seconds_before);
   for (int k = 0, n = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) zg_str_add(&t, "%s\"%s\": %u", n++ ? ", " : "", zg_kernel_info_of((zg_kernel_kind)k)->name, r->kernels[k]);
   zg_str_add(&t, "}}\n");
@@ -125,6 +134,7 @@ static zg_status run(int argc, char **argv) {
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
   ZG_TRY_OUT(zg_cli_device(device_name, &mem, &device));
   ZG_TRY_OUT(ranks_of(cfg, ranks, &o.world));
+  o.model = &device;
   o.mode = forward ? ZG_RUN_FORWARD : ZG_RUN_TRAIN;
   o.no_data = !cfg->data.train.path;
   if (symbolic) {

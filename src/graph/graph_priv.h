@@ -31,6 +31,11 @@ void zg__copy_outputs(zg_builder *b, const zg_graph *g, const zg_val *map, uint3
 // Writes node n's lowering in its place and records the results in map; failures go to the builder, naming the node.
 void zg__emit_lowered(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val *map);
 
+// ---- part of opt_attention (pass/causal_mask.c) --------------------------------------------------------------------------
+// Does a mask [.., t, s] that depends on no leaf say "key <= query + offset" (bool: true = attend; float: 0, or -1e9 and less), the
+// first query with a key? 1: yes, *offset is set; 0: no; -1: not decided (it depends on a leaf, or on ops that intervals do not follow).
+int zg__mask_is_causal(const zg_graph *g, zg_val mask, int64_t t, int64_t s, int64_t *offset);
+
 // ---- parts of opt_simplify (pass/simplify_activation.c) -----------------------------------------------------------------
 zg_val zg__match_activation(zg_builder *b, zg_val v);   // v, or the one opcode that a spelled-out activation v is
 // Takes constant scalar factors off v: v = result * k (times what *k was).

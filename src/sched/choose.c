@@ -18,13 +18,22 @@ static int64_t rows_of(const zg_linear_loss *l) {
 // gradient is, and one chunk.
 static bool may_help(const zg_linear_loss *l, int64_t rows) { return l->rows > rows + l->width; }
 
-static zg_status bound_of(const zg_pipeline *p, int64_t rows, uint64_t *bytes) {
+static double seconds_of(const zg_pipeline *q) {
+  zg_arena mem = {0};
+  const zg_device_model *m = q->o.model ? q->o.model : zg_device_model_find("cpu");
+  const double s = zg_predicted_length(q->sched, zg_predict_times(q->sched, m, &mem), NULL);
+  zg_arena_fini(&mem);
+  return s;
+}
+
+static zg_status bound_of(const zg_pipeline *p, int64_t rows, uint64_t *bytes, double *seconds) {
   zg_pipeline q = {0};
   zg_status status = NULL;
   if (rows) ZG_TRY_OUT(zg_pass_opt_loss_chunk(p->main, rows, zg__loss_seed(p), &q.main));
   if (rows && p->eval) ZG_TRY_OUT(zg_pass_opt_loss_chunk(p->eval, rows, 1, &q.eval));
   ZG_TRY_OUT(zg__pipeline_try(p, "opt_loss_chunk", &q, false));
   *bytes = q.sched->lower_bound[ZG_SPACE_DEVICE];
+  *seconds = seconds_of(&q);
 out:
   zg_pipeline_fini(&q);
   return status;
@@ -40,8 +49,8 @@ zg_status zg__choose_loss_chunk(zg_pipeline *p) {
   }
   const int64_t rows = rows_of(&c->layer);
   if (!may_help(&c->layer, rows)) return NULL;
-  ZG_TRY(bound_of(p, 0, &c->bytes_before));
-  ZG_TRY(bound_of(p, rows, &c->bytes));
+  ZG_TRY(bound_of(p, 0, &c->bytes_before, &c->seconds_before));
+  ZG_TRY(bound_of(p, rows, &c->bytes, &c->seconds));
   const bool worth = c->bytes <= c->bytes_before / 100 * (100 - WORTH_PERCENT);
   const bool asked_for = p->o.budget && c->bytes_before > p->o.budget && c->bytes < c->bytes_before;
   if (worth || asked_for) c->rows = rows;
@@ -63,6 +72,7 @@ static zg_status plan_choice(fitting *f, zg_recompute_choice *c, bool place) {
   c->bytes = place ? q.sched->arena_bytes[ZG_SPACE_DEVICE] : q.sched->lower_bound[ZG_SPACE_DEVICE];
   c->flops = 0;
   for (size_t i = 0; i < q.sched->kernels.n; i++) c->flops += q.sched->kernels.at[i].flops;
+  c->seconds = seconds_of(&q);
   if (place) f->least = ZG_MIN(f->least, c->bytes);
   zg_log(2, "recompute: %s, %u of %u blocks: %s%.2f MiB", c->how.cheap ? "maps" : "nothing", c->how.blocks, c->n_blocks,
          place ? "" : "at least ", (double)c->bytes / 0x1p20);
@@ -82,7 +92,7 @@ static zg_status plan_if_bound_fits(fitting *f, zg_recompute_choice *c, bool *fi
 
 static zg_recompute_choice choice(const fitting *f, uint32_t grain, uint32_t blocks, uint32_t n_blocks) {
   return (zg_recompute_choice){.how = {true, grain, blocks}, .n_blocks = n_blocks, .bytes_before = f->best.bytes_before,
-                               .flops_before = f->best.flops_before};
+                               .flops_before = f->best.flops_before, .seconds_before = f->best.seconds_before};
 }
 
 // Fewest blocks of that grain that fit; the whole is known to fit.
@@ -107,9 +117,9 @@ static zg_status choose(fitting *f) {
   zg_recompute_choice none = {0}, maps = {.how = {true, grains[0], 0}};
   ZG_TRY(plan_choice(f, &none, true));
   f->best = none;
-  f->best.bytes_before = none.bytes, f->best.flops_before = none.flops;
+  f->best.bytes_before = none.bytes, f->best.flops_before = none.flops, f->best.seconds_before = none.seconds;
   if (!full && none.bytes <= o->budget) return NULL;
-  maps.bytes_before = none.bytes, maps.flops_before = none.flops;
+  maps.bytes_before = none.bytes, maps.flops_before = none.flops, maps.seconds_before = none.seconds;
   if (!full) {
     ZG_TRY(plan_if_bound_fits(f, &maps, &fits));
     if (fits) {

@@ -2,6 +2,7 @@
 // contents; the runner checks each pass's contract, runs it, verifies, times and dumps.
 #pragma once
 #include "graph/pass.h"
+#include "sched/device_model.h"
 #include "sched/recompute.h"
 #include "sched/sched.h"
 
@@ -42,15 +43,18 @@ typedef struct {
   zg_recompute_mode recompute;                        // GRAD, TRAIN
   int64_t loss_chunk;                                 // GRAD, TRAIN: rows of logits at a time (opt_loss_chunk); 0: all;
                                                       // ZG_LOSS_CHUNK_AUTO: what lowers the peak
+  const zg_device_model *model;                       // predicts what choices cost; NULL: "cpu"
   uint64_t budget;                                    // most bytes of the device's arena; 0: no limit
 } zg_pipeline_options;
 
-// What recomputation was chosen, and what it costs and saves against none (device arena; flops of all segments run once).
+// What recomputation was chosen, and what it costs and saves against none (device arena; flops and predicted seconds of all
+// segments run once).
 typedef struct {
   zg_recompute how;
   uint32_t n_blocks;                                  // that the forward was cut into
   uint64_t bytes_before, bytes;                       // 0: no other plan was made
   double flops_before, flops;
+  double seconds_before, seconds;
 } zg_recompute_choice;
 
 // What was chosen for the loss.
@@ -58,6 +62,7 @@ typedef struct {
   zg_linear_loss layer;                               // the largest one that can be computed in chunks
   int64_t rows;                                       // at a time; 0: all of them
   uint64_t bytes_before, bytes;                       // bound of the device arena without and with chunks; 0: not compared
+  double seconds_before, seconds;                     // predicted
 } zg_loss_chunk_choice;
 
 // State that the passes work on. Segments: FORWARD "forward"; GRAD "grad"; TRAIN "step", or with micro_steps > 1 "micro" (each

@@ -292,7 +292,8 @@ static zg_status run_once(zg_session *s, int64_t distance, bool no_limit) {
   zg_pipeline_options o = {.mode = s->o.mode, .losses = s->losses.at, .n_losses = (uint32_t)s->losses.n,
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
                            .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .fp16 = s->cfg->mixed_precision == ZG_CFG_MIXED_FP16, .eval = s->eval_graph, .stop_after = s->o.stop_after,
-                           .add_workspaces = add_workspaces, .device = s->device};
+                           .add_workspaces = add_workspaces, .device = s->device,
+                           .model = s->o.model};
   const int64_t rows = s->cfg->memory.loss_chunk;
   o.loss_chunk = rows == ZG_CFG_LOSS_CHUNK_OFF ? 0 : rows == ZG_CFG_LOSS_CHUNK_AUTO ? ZG_LOSS_CHUNK_AUTO : rows;
   if (o.mode == ZG_RUN_TRAIN) o.optimizer = optimizer_spec(s);

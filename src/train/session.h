@@ -16,6 +16,7 @@ typedef struct {
   int64_t default_dim;            // 0: a symbol left over is an error
   const char *inputs_path;        // npz with one batch (run, grad); NULL: data sets of the configuration (train)
   const char *stop_after;         // pass name (dump); nothing is loaded on a device then
+  const zg_device_model *model;   // what choices of the plan are judged by; NULL: "cpu"
   bool no_device;                 // plan only: nothing is allocated, weights are not read
   uint32_t rank, world;           // train: this rank of so many; world 0 or 1: alone. The configuration's zero.stage applies
   zg_comm *comm;                  // train: communicator to run with, borrowed until close; rank and world are its. NULL: none

@@ -12,7 +12,7 @@
 //     each transpose.
 //   - batch and heads merged into one dim around the products
 //
-// A mask that depends on no leaf is evaluated here; if it says "key <= query + offset" it becomes the
+// A mask that depends on no leaf is judged by intervals (causal_mask.c) or evaluated here; if it says "key <= query + offset" it becomes the
 // attribute `causal`, so that whole tiles are skipped, and is never stored. What differs from the graph as
 // written: a row that may attend to nothing gives 0 where plain softmax gives NaN. Cost: linear in the graph,
 // and one evaluation per constant mask. Source: Dao et al. 2022, FlashAttention.
@@ -267,6 +267,8 @@ static bool is_causal(const zg_tensor *m, const match *x, int64_t *offset) {
 }
 
 static bool causal_mask(const zg_graph *g, zg_val mask, const match *m, int64_t *offset) {
+  const int shown = zg__mask_is_causal(g, mask, m->t, m->s, offset);
+  if (shown >= 0) return shown;
   zg_graph *small;
   zg_tensor *values;
   if (!evaluate(g, mask, &small, &values)) return false;
@@ -282,7 +284,19 @@ typedef struct {
   zg_builder *b;
   const zg_graph *g;
   zg_val *map;
+  zg_val judged;    // the mask judged last: all layers have the same
+  int64_t t, s, offset;
+  bool causal;
 } rewrite;
+
+static bool is_causal_mask(rewrite *r, zg_val mask, const match *m, int64_t *offset) {
+  if (!zg_same(r->judged, mask) || r->t != m->t || r->s != m->s) {
+    r->judged = mask, r->t = m->t, r->s = m->s;
+    r->causal = causal_mask(r->g, mask, m, &r->offset);
+  }
+  *offset = r->offset;
+  return r->causal;
+}
 
 static zg_val as_4d(zg_builder *b, zg_val x, int64_t batch, int64_t heads) {
   const zg_type t = *zg_b_type(b, x);
@@ -300,7 +314,7 @@ static zg_val emit_mask(rewrite *r, const match *m, zg_flash_attr *a) {
   const zg_val mask = zg_is(m->mask) ? m->mask : m->mask_if;
   if (!zg_is(mask)) return mask;
   const bool closes = zg_is(m->mask) || m->closed <= -1e9;
-  if (closes && causal_mask(r->g, mask, m, &a->offset)) {
+  if (closes && is_causal_mask(r, mask, m, &a->offset)) {
     a->causal = a->offset < m->s - 1;
     if (!a->causal) a->offset = 0;
     return (zg_val){0};
