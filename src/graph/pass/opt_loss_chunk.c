@@ -29,10 +29,11 @@ typedef struct {
 
 static bool is_last(const zg_type *t, int64_t axis) { return axis == (int64_t)t->rank - 1; }
 
-// A vector over the classes beside the logits.
+// A vector over the classes beside the logits; dims of 1 may stand before it.
 static bool is_bias(const zg_graph *g, zg_val v, const zg_type *logits, int64_t axis) {
   const zg_type *t = zg_type_of(g, v);
-  return is_last(logits, axis) && t->rank == 1 && t->dim[0] == logits->dim[axis] && t->dtype == logits->dtype;
+  return is_last(logits, axis) && t->rank && t->dim[t->rank - 1] == logits->dim[axis] && zg_elems(t) == logits->dim[axis] &&
+         t->dtype == logits->dtype;
 }
 
 // What node n leaves of the class axis of its operand: false if n is no view of whole rows of classes.
@@ -157,7 +158,8 @@ static void emit_chunked(const finder *f, const match *m, int64_t rows, double s
   x = as_rows(b, x, axis);
   const int64_t n = zg_b_type(b, x)->dim[0];
   const zg_val weight = m->loss->n_in > 2 ? map[zg_in(g, m->loss, 2).id] : (zg_val){0};
-  const zg_val in[5] = {x, map[zg_in(g, m->product, 1).id], zg_b_reshape(b, map[zg_in(g, m->loss, 1).id], &n, 1), map[m->bias.id], weight};
+  const zg_val bias = zg_is(m->bias) ? zg_b_reshape(b, map[m->bias.id], &m->classes, 1) : (zg_val){0};
+  const zg_val in[5] = {x, map[zg_in(g, m->product, 1).id], zg_b_reshape(b, map[zg_in(g, m->loss, 1).id], &n, 1), bias, weight};
   const zg_linear_cross_entropy_attr a = {.tb = ((const zg_matmul_attr *)m->product->attr)->tb, .rows = rows, .ignore = ce->ignore,
                                           .reduction = ce->reduction, .smoothing = ce->smoothing, .scale = scale};
   zg_builder_origin(b, m->loss->origin);
