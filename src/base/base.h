@@ -158,6 +158,13 @@ typedef struct zg_pool zg_pool;
 zg_pool *zg_pool_new(int n_threads);                                    // n_threads >= 1, counts the caller; 0: one per core
 void zg_pool_free(zg_pool *p);
 int zg_pool_threads(const zg_pool *p);
+int zg_pool_cores(void);                                                // cores that this process may use
+// Threads of a library that spin on the same cores: run calls fn(arg) on up to n of them, the caller among them, and returns when all
+// have; number is the calling one's, in [0, n). (libgomp's GOMP_parallel, whose last argument is 0, and omp_get_thread_num.)
+typedef struct { void (*run)(void (*fn)(void *arg), void *arg, unsigned n, unsigned flags); int (*number)(void); } zg_team;
+// From now on jobs run on the team's threads, and the pool's own sleep; t NULL: on its own again. Not while a job runs. A team makes a
+// job wait for all its threads, the pool's own only for those that are awake: where others use the cores, own threads lose less.
+void zg_pool_use_team(zg_pool *p, const zg_team *t);
 // Calls fn(arg, chunk, thread) once for each chunk in [0, n_chunks), chunks taken dynamically, and returns when all are
 // done. thread is in [0, zg_pool_threads). Not reentrant. p may be NULL: runs on the caller alone.
 void zg_pool_run(zg_pool *p, int64_t n_chunks, void (*fn)(void *arg, int64_t chunk, int thread), void *arg);

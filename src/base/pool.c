@@ -7,6 +7,9 @@
 //   caller:  job = ...; next = 0; gen++ (odd) ; wake sleepers; take chunks; gen++ (even); wait active == 0
 //   worker:  wait gen odd and new; active++; if gen is still that one, take chunks; active--
 //
+// A pool that has been lent a library's threads (zg_pool_use_team) gives them the same chunks, and its own sleep: two
+// sets of threads that each spin for the next job take the cores from one another.
+//
 // The two counters are sequentially consistent: either the worker sees the job closed, or the caller sees it
 // active.
 #include "base/base.h"
@@ -25,6 +28,7 @@ struct zg_pool {
   void *arg;
   int64_t n_chunks;
   int n_threads, spin;
+  zg_team team;        // run NULL: own threads
   pthread_t *workers;  // n_threads - 1
   _Alignas(64) atomic_uint gen;
   atomic_bool stop;
@@ -91,7 +95,7 @@ static void *worker(void *start) {
   return NULL;
 }
 
-static int core_count(void) {
+int zg_pool_cores(void) {
   cpu_set_t set;
   if (!sched_getaffinity(0, sizeof set, &set)) return CPU_COUNT(&set);
   long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -99,7 +103,7 @@ static int core_count(void) {
 }
 
 zg_pool *zg_pool_new(int n_threads) {
-  int n_cores = core_count();
+  const int n_cores = zg_pool_cores();
   if (n_threads <= 0) n_threads = n_cores;
   n_threads = ZG_MIN(n_threads, (int)MAX_THREADS);
   zg_pool *p = NULL;
@@ -133,6 +137,8 @@ void zg_pool_free(zg_pool *p) {
   free(p);
 }
 
+void zg_pool_use_team(zg_pool *p, const zg_team *t) { p->team = t ? *t : (zg_team){0}; }
+
 int zg_pool_threads(const zg_pool *p) { return p ? p->n_threads : 1; }
 
 static void wait_for_workers(zg_pool *p) {
@@ -145,6 +151,11 @@ static void wait_for_workers(zg_pool *p) {
   atomic_store(&p->caller_waits, false);
 }
 
+static void team_member(void *pool) {
+  zg_pool *p = pool;
+  take_chunks(p, p->team.number());
+}
+
 void zg_pool_run(zg_pool *p, int64_t n_chunks, void (*fn)(void *arg, int64_t chunk, int thread), void *arg) {
   if (!p || p->n_threads == 1 || n_chunks <= 1) {
     for (int64_t i = 0; i < n_chunks; i++) fn(arg, i, 0);
@@ -154,6 +165,10 @@ void zg_pool_run(zg_pool *p, int64_t n_chunks, void (*fn)(void *arg, int64_t chu
   p->arg = arg;
   p->n_chunks = n_chunks;
   atomic_store(&p->next, 0);
+  if (p->team.run) {
+    p->team.run(team_member, p, (unsigned)p->n_threads, 0);
+    return;
+  }
   atomic_fetch_add(&p->gen, 1);
   if (atomic_load(&p->sleepers)) futex_wake(&p->gen, (int)ZG_MIN(n_chunks - 1, (int64_t)MAX_THREADS));
   take_chunks(p, 0);

@@ -41,6 +41,10 @@ zg_status cpu_scatter(const cpu_call *c);
 // Attention and its gradient (c->k->kind tells); fails only with out-of-memory.
 uint64_t cpu_attention_scratch(const zg_kernel *k);
 zg_status cpu_attention(const cpu_call *c);
+// Recurrent layers and their gradient; the same.
+uint64_t cpu_recurrent_scratch(const zg_kernel *k);
+uint64_t cpu_recurrent_workspace(const zg_kernel *k);
+zg_status cpu_recurrent(const cpu_call *c);
 uint64_t cpu_sort_scratch(const zg_kernel *k);
 void cpu_sort(const cpu_call *c);
 void cpu_scan(const cpu_call *c);

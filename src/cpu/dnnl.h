@@ -19,6 +19,9 @@
 // no such library, or built without its headers; ZG_UNSUPPORTED: a version other than 2.x or one that lacks a
 // function.
 zg_status zg_dnnl_load(void);
+// The threads that the library runs on, for pools of this process. False: it has none that others can use (not loaded,
+// or not built on OpenMP).
+bool zg_dnnl_team(zg_team *out);
 // "oneDNN 2.6.0, OpenMP"; "" before a successful zg_dnnl_load. Static.
 const char *zg_dnnl_text(void);
 

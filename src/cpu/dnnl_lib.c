@@ -52,6 +52,8 @@ static zg_status fill_table(const char *file, void *lib, zg_dnnl_api *api) {
 #undef X
   // Looked up in libdnnl's own dependencies: whichever OpenMP library that is, it is the one to set.
   *(void **)&api->omp_set_num_threads = dlsym(lib, "omp_set_num_threads");
+  *(void **)&api->team.run = dlsym(lib, "GOMP_parallel");
+  *(void **)&api->team.number = dlsym(lib, "omp_get_thread_num");
   return NULL;
 }
 
@@ -86,6 +88,11 @@ zg_status zg_dnnl_load(void) {
   zg_status copy = failure ? zg_error(zg_status_code(failure), "%s", zg_status_message(failure)) : NULL;
   pthread_mutex_unlock(&lock);
   return copy;
+}
+
+bool zg_dnnl_team(zg_team *out) {
+  *out = zg__dnnl.team;
+  return out->run && out->number;
 }
 
 const char *zg_dnnl_text(void) { return zg__dnnl.text; }

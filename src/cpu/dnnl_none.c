@@ -6,6 +6,7 @@ zg_status zg_dnnl_load(void) {
   return zg_error(ZG_NOT_FOUND,
                   "this zgraph was built without oneDNN's headers (version 2.x, oneapi/dnnl/dnnl.h)");
 }
+bool zg_dnnl_team(zg_team *out) { return *out = (zg_team){0}, false; }
 const char *zg_dnnl_text(void) { return ""; }
 zg_status zg_dnnl_prepare(const zg_kernel *k, int threads, zg_dnnl_op **out) {
   (void)k, (void)threads;

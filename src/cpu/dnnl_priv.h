@@ -26,6 +26,7 @@ typedef struct {
   ZG_DNNL_FUNCTIONS(X)
 #undef X
   void (*omp_set_num_threads)(int);  // of the OpenMP library that libdnnl pulled in; NULL where it uses none
+  zg_team team;                      // the same library's threads; members NULL likewise
   dnnl_engine_t engine;
   char text[64];
 } zg_dnnl_api;

@@ -6,6 +6,7 @@
 #include "cpu/vec_random.h"
 #include "cpu/vec_tile.h"
 #include "cpu/vec_gemm.h"
+#include "cpu/vec_cell.h"
 
 #if defined(__clang__)
 #define NO_CARRIED_DEPENDENCE _Pragma("clang loop vectorize(assume_safety)")
@@ -293,4 +294,6 @@ const zg_vec ZG_VEC_TABLE = {
   .add_to_double = add_to_double, .fill4 = fill4, .fill8 = fill8, .iota = iota, .random = random_tile, .gemm = gemm,
   .tile_gemm = tile_gemm, .tile_transpose = tile_transpose, .tile_softmax = tile_softmax, .tile_weights = tile_weights,
   .tile_dscores = tile_dscores, .tile_scale_rows = tile_scale_rows, .tile_dot = tile_dot, TILE_PAIRS, TILED_ROWS,
+  .cell_gemm = cell_gemm, .cell_forward = {tanh_forward, relu_forward, lstm_forward, gru_forward},
+  .cell_backward = {tanh_backward, relu_backward, lstm_backward, gru_backward},
 };

@@ -9,6 +9,26 @@
 // scalar operands in bits 16..18.
 typedef void (*zg_vec_fn)(int64_t n, void *dst, const void *a, const void *b, const void *c, uint32_t op);
 
+// `n` units of `m` rows of a batch in one time step of a recurrent layer (graph/core.h, op `recurrent`). Rows are H apart in states, G*H
+// in x and dx, S*H in saved; gates are H apart in all three.
+typedef struct {
+  int64_t m, n, H;
+  const float *pre;             // [gate][row][width]: h R^T
+  int64_t width;
+  const float *x, *h, *c;       // gates' input; states before
+  const float *extra;           // GRU: [n]
+  float *h_new, *c_new, *saved; // saved: NULL where nobody wants it
+} zg_cell_forward;
+typedef struct {
+  int64_t m, n, H;
+  const float *rec;             // [row][width]: what reaches the state after the step through R; NULL: nothing
+  int64_t width;
+  const float *saved, *h, *h_new, *c, *c_new;
+  const float *dhs, *dcs;       // gradients of the states after the step from outside; dcs may be NULL
+  float *carry;                 // what reaches the state before the step otherwise: LSTM: of c; GRU: of h. Read, then written
+  float *dx, *dpre;             // dpre: GRU only, as dx
+} zg_cell_backward;
+
 typedef struct {
   const char *name;                                       // "x86-64-v3", "generic"
   // Operand i is one element instead of n where bit i of the mask is set. Index: class of the operands (of the result for WHERE).
@@ -53,6 +73,11 @@ typedef struct {
   void (*tile_dscores)(int64_t m, int64_t n, const float *p, float *dp, int64_t ld, const float *delta, float scale);   // dp = p (dp - delta) scale
   void (*tile_scale_rows)(int64_t m, int64_t n, float *c, int64_t ld, const float *by);
   float (*tile_dot)(int64_t n, const float *x, const float *y);
+  // C[m, n] = A B: A has row stride lda, B is packed [k, n], n is 16 or 32, C has row stride n. Any m.
+  void (*cell_gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, float *c);
+  // What a recurrent cell makes of its gates, and the gradient. Index: zg_cell.
+  void (*cell_forward[4])(const zg_cell_forward *r);
+  void (*cell_backward[4])(const zg_cell_backward *r);
 } zg_vec;
 
 enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32, ZG_TILED_MR = 12, ZG_TILED_NR = 32 };

@@ -84,6 +84,7 @@ static uint64_t cuda_allocated(const zg_program *base) { return ((const zg__cuda
 
 const zg_device_vtable zg_device_cuda = {
     .name = "cuda",
+    .lacks = 1u << ZG_K_RECURRENT | 1u << ZG_K_RECURRENT_GRAD,
     .open = cuda_open,
     .close = cuda_close,
     .info = cuda_info,

@@ -20,6 +20,8 @@ zg_status zg__emit(const zg_kernel *k, const zg__target *t, zg__code *out) {
     case ZG_K_SORT: return zg__emit_sort(k, out);
     case ZG_K_ATTENTION:
     case ZG_K_ATTENTION_GRAD: return zg__emit_attention(k, out);
+    case ZG_K_RECURRENT:   // the device lacks these: recurrent layers come unrolled
+    case ZG_K_RECURRENT_GRAD:
     case ZG_N_KERNELS: break;
   }
   return zg_error(ZG_INTERNAL, "%s: kernel kind %d has no CUDA form", k->label, (int)k->kind);

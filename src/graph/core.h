@@ -81,6 +81,21 @@ extern const zg_op zg_op_pool_grad;               // (x, dy) -> dx; max: to the 
 extern const zg_op zg_op_flash_attention, zg_op_flash_attention_grad;
 typedef struct { int64_t causal, offset; double scale; } zg_flash_attr;
 
+// ---- op/cell.c ----------------------------------------------------------------------------------------------------------
+// A recurrent layer over all time steps, behind its input projection. G = gates of the cell, S = tensors it saves per step.
+//   (xw: [T,B,G*H], r: [G*H,H], h0: [B,H][, extra]) -> hs: [T+1,B,H], saved: [T,B,S*H], cs: [T+1,B,H] (cells without c: [T+1,B,0])
+// xw holds the biases. hs[0] = h0 and hs[t+1] is the state after step t; `reverse`: hs[T] = h0, hs[t] after step t, from T-1 down.
+//   TANH, RELU  h = f(x + h R^T)
+//   LSTM        gates i o f g; extra = c0: [B,H]; c = f c + i g, h = o tanh(c); saved: i o f g
+//   GRU         gates z r n; extra = recurrent bias of n: [H]; q = h Rn^T + extra, n = tanh(x_n + r q), h = (1 - z) n + z h; saved: z r n q
+// grad: (saved, hs, cs, r, dhs: [T+1,B,H][, dcs: [T+1,B,H]]) -> dxw, dh0, dc0 (cells without c: [B,0]); R's is a product over all steps.
+// ONNX's attributes beyond these (graph/op/recurrent.c lists them) are imported as unrolled steps.
+extern const zg_op zg_op_recurrent, zg_op_recurrent_grad;
+typedef enum { ZG_CELL_TANH, ZG_CELL_RELU, ZG_CELL_LSTM, ZG_CELL_GRU } zg_cell;
+typedef struct { int64_t cell, reverse; } zg_recurrent_attr;
+static inline int64_t zg_cell_gates(int64_t cell) { return cell == ZG_CELL_LSTM ? 4 : cell == ZG_CELL_GRU ? 3 : 1; }
+static inline int64_t zg_cell_saved(int64_t cell) { return cell == ZG_CELL_LSTM || cell == ZG_CELL_GRU ? 4 : 0; }
+
 // ---- high-level ops that passes know by name --------------------------------------------------------------------------
 extern const zg_op zg_op_softmax, zg_op_log_softmax;          // zg_axis_attr; op/softmax.c
 // (logits: f[..., C] with the class on `axis`, labels: i64 without that axis) -> loss: f32[], mean over labels that are not

@@ -13,6 +13,9 @@ zg_status zg_pass_opt_simplify(const zg_graph *g, zg_graph **out);
 // Spelled-out attention, and the op `attention`, become the core op flash_attention; constant causal masks its attribute.
 zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
 
+// Recurrent layers (the op `recurrent`) unrolled over their time steps; before autodiff.
+zg_status zg_pass_lower_cells(const zg_graph *g, zg_graph **out);
+
 // Matrix products and attention in `half` (bf16, f16) with f32 sums; parameters, states and all else stay f32. Takes and gives core
 // ops.
 zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, zg_graph **out);

@@ -230,6 +230,24 @@ static void emit_attention(at_node *e) {
   if (some) step(e, grad ? ZG_K_ATTENTION_GRAD : ZG_K_ATTENTION, &d, sizeof d, args, n, e->n->n_out, flops);
 }
 
+// Results that nobody reads are not written; all operands stand row-major.
+static void emit_recurrent(at_node *e) {
+  const zg_graph *g = e->l->g;
+  const zg_recurrent_attr *a = e->n->attr;
+  const bool grad = e->n->op == &zg_op_recurrent_grad;
+  zg_view args[9] = {{0}};
+  uint32_t n = 0;
+  for (; n < 3; n++)
+    if (e->l->live[e->n->out + n]) args[n] = result(e, n);
+  for (uint32_t i = 0; i < 3; i += 2)   // what the kernel walks on is there in any case
+    if (!args[i].buf && (i == 0 || (!grad && a->cell == ZG_CELL_LSTM))) args[i] = temp(e, zg_type_of(g, zg_out(e->n, i)));
+  for (uint32_t i = 0; i < e->n->n_in; i++) args[n++] = arg_contiguous(e, i);
+  const zg_type *gates = grad ? zg_type_of(g, zg_out(e->n, 0)) : zg_type_of(g, zg_in(g, e->n, 0));
+  const int64_t H = (grad ? args[4] : args[0]).dim[2];
+  zg_recurrent_desc d = {a->cell, a->reverse};
+  if (H && gates->dim[1]) step(e, grad ? ZG_K_RECURRENT_GRAD : ZG_K_RECURRENT, &d, sizeof d, args, n, 3, 2.0 * (double)zg_elems(gates) * (double)H);
+}
+
 // A reshape that strides cannot express: the operand is copied in its own shape; row-major is row-major.
 static void emit_reshape(at_node *e) {
   zg_view from = arg(e, 0), to = result(e, 0), as_from;
@@ -278,6 +296,7 @@ static const struct { const zg_op *op; void (*emit)(at_node *e); } kernel_ops[] 
     {&zg_op_gather, emit_gather},           {&zg_op_scatter, emit_scatter}, {&zg_op_cumsum, emit_cumsum},
     {&zg_op_topk, emit_topk},               {&zg_op_arg_reduce, emit_arg_reduce}, {&zg_op_reshape, emit_reshape},
     {&zg_op_concat, emit_concat},           {&zg_op_unslice, emit_unslice},
+    {&zg_op_recurrent, emit_recurrent},     {&zg_op_recurrent_grad, emit_recurrent},
     {&zg_op_flash_attention, emit_attention}, {&zg_op_flash_attention_grad, emit_attention},
 };
 

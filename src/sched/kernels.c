@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "graph/core.h"
 #include "sched/loop.h"
 #include "sched/sched.h"
 
@@ -24,6 +25,8 @@ static const field scan_fields[] = {INT(zg_scan_desc, axis), INT(zg_scan_desc, e
 static const field sort_fields[] = {INT(zg_sort_desc, axis), INT(zg_sort_desc, k), INT(zg_sort_desc, largest), INT(zg_sort_desc, arg), INT(zg_sort_desc, last)};
 
 static const field attention_fields[] = {INT(zg_attention_desc, causal), INT(zg_attention_desc, offset), REAL(zg_attention_desc, scale)};
+
+static const field recurrent_fields[] = {INT(zg_recurrent_desc, cell), INT(zg_recurrent_desc, reverse)};
 
 static void print_fields(const field *f, size_t n, const void *desc, zg_str *out) {
   for (size_t i = 0; i < n; i++) {
@@ -74,6 +77,7 @@ TEXT(gather, zg_gather_desc)
 TEXT(scan, zg_scan_desc)
 TEXT(sort, zg_sort_desc)
 TEXT(attention, zg_attention_desc)
+TEXT(recurrent, zg_recurrent_desc)
 
 // ---- argument rules -----------------------------------------------------------------------------------------------
 
@@ -172,6 +176,41 @@ static zg_status verify_attention_grad(const zg_kernel *k) {
   return verify_attention_args(k, 3, true);
 }
 
+// Each argument of rank `rank` with these dims; results may be left out.
+static zg_status want_args(const zg_kernel *k, const int64_t (*dim)[3], const uint32_t *rank) {
+  for (uint32_t i = 0; i < k->n_args; i++)
+    if ((k->args[i].buf || i >= k->n_out) && !is_shape(&k->args[i], rank[i], dim[i]))
+      return zg_error(ZG_INVALID, "kernel \"%s\": the shape of argument %u does not fit a recurrent layer", k->label, i);
+  return contiguous_args(k);
+}
+
+static zg_status check_cell(const zg_kernel *k) {
+  const zg_recurrent_desc *d = k->desc;
+  if (d->cell >= ZG_CELL_TANH && d->cell <= ZG_CELL_GRU) return NULL;
+  return zg_error(ZG_INVALID, "kernel \"%s\": cell is %" PRId64 ", want 0 to %d", k->label, d->cell, ZG_CELL_GRU);
+}
+
+static zg_status verify_recurrent(const zg_kernel *k) {
+  const int64_t cell = ((const zg_recurrent_desc *)k->desc)->cell, G = zg_cell_gates(cell), S = zg_cell_saved(cell);
+  ZG_TRY(check_cell(k));
+  const uint32_t n = cell == ZG_CELL_LSTM || cell == ZG_CELL_GRU ? 7 : 6;
+  ZG_TRY(n_args(k, n, n, 3));
+  const int64_t T = k->args[3].dim[0], B = k->args[3].dim[1], H = k->args[4].dim[1], C = cell == ZG_CELL_LSTM ? H : 0;
+  if (!k->args[0].buf || (C && !k->args[2].buf))
+    return zg_error(ZG_INVALID, "kernel \"%s\": a recurrent layer walks on its states: they must be there", k->label);
+  const int64_t dim[7][3] = {{T + 1, B, H}, {T, B, S * H}, {T + 1, B, C}, {T, B, G * H}, {G * H, H}, {B, H}, {C ? B : H, H}};
+  return want_args(k, dim, (const uint32_t[]){3, 3, 3, 3, 2, 2, C ? 2 : 1});
+}
+
+static zg_status verify_recurrent_grad(const zg_kernel *k) {
+  const int64_t cell = ((const zg_recurrent_desc *)k->desc)->cell, G = zg_cell_gates(cell), S = zg_cell_saved(cell);
+  ZG_TRY(check_cell(k));
+  ZG_TRY(n_args(k, 8, 9, 3));
+  const int64_t T = k->args[4].dim[0] - 1, B = k->args[4].dim[1], H = k->args[4].dim[2], C = cell == ZG_CELL_LSTM ? H : 0;
+  const int64_t dim[9][3] = {{T, B, G * H}, {B, H}, {B, C}, {T, B, S * H}, {T + 1, B, H}, {T + 1, B, C}, {G * H, H}, {T + 1, B, H}, {T + 1, B, C}};
+  return want_args(k, dim, (const uint32_t[]){3, 2, 2, 3, 3, 3, 2, 3, 3});
+}
+
 static const zg_kernel_info infos[ZG_N_KERNELS] = {
     [ZG_K_LOOP] = {"loop", zg_loop_print, zg_loop_parse, zg_loop_verify},
     [ZG_K_MATMUL] = {"matmul", print_matmul, parse_matmul, verify_matmul},
@@ -185,6 +224,8 @@ static const zg_kernel_info infos[ZG_N_KERNELS] = {
     [ZG_K_SCAN] = {"scan", print_scan, parse_scan, verify_scan},
     [ZG_K_SORT] = {"sort", print_sort, parse_sort, verify_sort},
     [ZG_K_ATTENTION] = {"attention", print_attention, parse_attention, verify_attention},
+    [ZG_K_RECURRENT] = {"recurrent", print_recurrent, parse_recurrent, verify_recurrent},
+    [ZG_K_RECURRENT_GRAD] = {"recurrent_grad", print_recurrent, parse_recurrent, verify_recurrent_grad},
     [ZG_K_ATTENTION_GRAD] = {"attention_grad", print_attention, parse_attention, verify_attention_grad},
 };
 

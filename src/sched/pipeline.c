@@ -107,6 +107,8 @@ static zg_status lower_autodiff(zg_pipeline *p) {
   return NULL;
 }
 
+static zg_status lower_cells(zg_pipeline *p) { return p->o.unroll_cells ? each_graph(p, zg_pass_lower_cells) : NULL; }
+
 static zg_status zero_split(zg_pipeline *p) { return p->o.spread.self ? p->o.spread.split(p->o.spread.self, p) : NULL; }
 
 static zg_status split_accumulate(zg_pipeline *p) {
@@ -207,6 +209,7 @@ static const pass pipeline[] = {
     // name             IR     optional needs                          gives            from
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
     {"opt_attention",    false, true,  0,                               0,               ZG_RUN_FORWARD, opt_attention},
+    {"lower_cells",      false, false, 0,                               0,               ZG_RUN_FORWARD, lower_cells},
     {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},
     {"opt_loss_chunk",   false, true,  ZG_PROP_LOSS,                    ZG_PROP_LOSS,    ZG_RUN_GRAD,    opt_loss_chunk},
     {"lower_autodiff",   false, false, ZG_PROP_LOSS,                    ZG_PROP_GRADS,   ZG_RUN_GRAD,    lower_autodiff},

@@ -367,7 +367,7 @@ static void sort(const ref *r) {
       }
 }
 
-// ---- attention: the op's own evaluation, on row-major copies in double ----------------------------------------------------
+// ---- attention, recurrent layers: the op's own evaluation, on row-major copies in double ----------------------------------------------------
 static int64_t strided(const zg_view *v, int64_t i) {
   int64_t at = 0;
   for (uint32_t d = v->rank; d-- > 0; i /= v->dim[d]) at += i % v->dim[d] * v->stride[d];
@@ -387,20 +387,16 @@ static zg_tensor dense(const ref *r, uint32_t arg) {
   return x;
 }
 
-static zg_status attention(const ref *r, const zg_op *op) {
+static zg_status eval_op(const ref *r, const zg_op *op, const void *attr, const zg_type *out_types) {
   const zg_kernel *k = r->k;
-  const zg_attention_desc *d = k->desc;
-  const zg_flash_attr attr = {d->causal, d->offset, d->scale};
-  zg_tensor in[7] = {{{0}, NULL}}, out[3];
   const uint32_t n_in = k->n_args - k->n_out;
+  zg_tensor in[8] = {{{0}, NULL}}, out[3];
   for (uint32_t i = 0; i < n_in; i++) in[i] = dense(r, k->n_out + i);
-  const bool grad = op == &zg_op_flash_attention_grad;
   for (uint32_t i = 0; i < k->n_out; i++) {
-    const int64_t y[4] = {in[0].type.dim[0], in[0].type.dim[1], in[0].type.dim[2], in[2].type.dim[3]};
-    out[i].type = grad ? in[i].type : zg_type_make(ZG_F64, i ? 3 : 4, y);
+    out[i].type = out_types[i];
     out[i].data = zg_alloc((size_t)zg_elems(&out[i].type) * 8 + 8);
   }
-  zg_eval x = {.attr = &attr, .in = in, .n_in = n_in, .n_out = k->n_out, .out = out};
+  zg_eval x = {.attr = attr, .in = in, .n_in = n_in, .n_out = k->n_out, .out = out};
   zg_status s = op->eval(&x);
   for (uint32_t i = 0; i < k->n_out; i++) {
     const zg_view *v = &k->args[i];
@@ -409,6 +405,32 @@ static zg_status attention(const ref *r, const zg_op *op) {
   }
   for (uint32_t i = 0; i < n_in; i++) zg_free(in[i].data);
   return s;
+}
+
+static zg_status recurrent(const ref *r) {
+  const zg_kernel *k = r->k;
+  const zg_recurrent_desc *d = k->desc;
+  const zg_recurrent_attr attr = {d->cell, d->reverse};
+  const bool grad = k->kind == ZG_K_RECURRENT_GRAD;
+  const zg_view *states = grad ? &k->args[4] : &k->args[0];   // hs, which is always there
+  const int64_t T = states->dim[0] - 1, B = states->dim[1], H = states->dim[2], C = d->cell == ZG_CELL_LSTM ? H : 0;
+  const int64_t dim[2][3][3] = {{{T + 1, B, H}, {T, B, zg_cell_saved(d->cell) * H}, {T + 1, B, C}},
+                                {{T, B, zg_cell_gates(d->cell) * H}, {B, H}, {B, C}}};
+  zg_type out[3];
+  for (uint32_t i = 0; i < 3; i++) out[i] = zg_type_make(ZG_F64, grad && i ? 2 : 3, dim[grad][i]);
+  return eval_op(r, grad ? &zg_op_recurrent_grad : &zg_op_recurrent, &attr, out);
+}
+
+static zg_status attention(const ref *r, const zg_op *op) {
+  const zg_kernel *k = r->k;
+  const zg_attention_desc *d = k->desc;
+  const zg_flash_attr attr = {d->causal, d->offset, d->scale};
+  const bool grad = op == &zg_op_flash_attention_grad;
+  const zg_view *q = &k->args[k->n_out], *v = q + 2;
+  const int64_t y[4] = {q->dim[0], q->dim[1], q->dim[2], v->dim[3]};
+  zg_type out[3];
+  for (uint32_t i = 0; i < k->n_out; i++) out[i] = grad ? zg_type_make(ZG_F64, 4, q[i].dim) : zg_type_make(ZG_F64, i ? 3 : 4, y);
+  return eval_op(r, op, &attr, out);
 }
 
 zg_status zg_kernel_reference(const zg_kernel *k, void *const *base, zg_rand_state rand) {
@@ -427,6 +449,8 @@ zg_status zg_kernel_reference(const zg_kernel *k, void *const *base, zg_rand_sta
     case ZG_K_SORT: sort(&r); break;
     case ZG_K_ATTENTION: return attention(&r, &zg_op_flash_attention);
     case ZG_K_ATTENTION_GRAD: return attention(&r, &zg_op_flash_attention_grad);
+    case ZG_K_RECURRENT:
+    case ZG_K_RECURRENT_GRAD: return recurrent(&r);
     case ZG_N_KERNELS: break;
   }
   return NULL;

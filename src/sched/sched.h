@@ -50,7 +50,9 @@ typedef enum {
   ZG_K_SCAN,         // zg_scan_desc (cumsum); args: out, x
   ZG_K_SORT,         // zg_sort_desc (top-k, arg-reduce); args: values, indices, x; n_out = 2; a result not wanted has buf 0
   ZG_K_ATTENTION,    // zg_attention_desc; args: y, lse, q, k, v [, mask]; n_out = 2; lse may have buf 0
-  ZG_K_ATTENTION_GRAD,   // zg_attention_desc; args: dq, dk, dv, q, k, v, y, lse, dy [, mask]; n_out = 3; a result not wanted: buf 0
+  ZG_K_ATTENTION_GRAD,   // zg_attention_desc; args: dq, dk, dv, q, k, v, y, lse, dy [, mask]; n_out = 3; saved, cs (but an LSTM's) may have buf 0
+  ZG_K_RECURRENT,        // zg_recurrent_desc; args: hs, saved, cs, xw, r, h0 [, extra]; n_out = 3; a result not wanted: buf 0
+  ZG_K_RECURRENT_GRAD,   // zg_recurrent_desc; args: dxw, dh0, dc0, saved, hs, cs, r, dhs [, dcs]; n_out = 3; dh0, dc0 may have buf 0
   ZG_N_KERNELS
 } zg_kernel_kind;
 
@@ -68,6 +70,9 @@ typedef struct { int64_t axis, k, largest, arg, last; } zg_sort_desc;           
 // q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E], y: [B,H,T,E], lse: [B,H,T], mask: [B,H,T,S] (bool or float), of any strides but the
 // results'. The arithmetic is flash_attention's (graph/core.h).
 typedef struct { int64_t causal, offset; double scale; } zg_attention_desc;
+
+// The op `recurrent` (graph/core.h): cell as zg_cell; contiguous args. What the cell does not have is an empty tensor.
+typedef struct { int64_t cell, reverse; } zg_recurrent_desc;
 
 typedef struct {
   zg_kernel_kind kind;

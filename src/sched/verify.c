@@ -11,7 +11,9 @@
 
 static zg_status check_view(const zg_sched *s, const zg_kernel *k, uint32_t i) {
   const zg_view *v = &k->args[i];
-  if (v->buf == 0 && i < k->n_out && (k->kind == ZG_K_SORT || k->kind == ZG_K_ATTENTION || k->kind == ZG_K_ATTENTION_GRAD)) return NULL;
+  const bool optional = k->kind == ZG_K_SORT || k->kind == ZG_K_ATTENTION || k->kind == ZG_K_ATTENTION_GRAD || k->kind == ZG_K_RECURRENT ||
+                        k->kind == ZG_K_RECURRENT_GRAD;
+  if (v->buf == 0 && i < k->n_out && optional) return NULL;
   if (v->buf == 0 || v->buf >= s->bufs.n) return zg_error(ZG_INVALID, "kernel \"%s\": argument %u names no buffer", k->label, i);
   const zg_buf *b = &s->bufs.at[v->buf];
   int64_t lo = v->offset, hi = v->offset;

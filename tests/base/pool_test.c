@@ -1,6 +1,7 @@
 // Thread pool: every chunk once, whatever the number of threads, with pauses that let the workers park.
 #include "base/base.h"
 #include <check.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -66,6 +67,49 @@ START_TEST(runs_are_ordered) {
 }
 END_TEST
 
+// ---- threads of somebody else's ---------------------------------------------------------------------------
+static _Thread_local int my_number;
+static atomic_int team_runs;
+typedef struct {
+  void (*fn)(void *);
+  void *arg;
+  int number;
+} member;
+static void *run_member(void *arg) {
+  member *m = arg;
+  my_number = m->number;
+  m->fn(m->arg);
+  return NULL;
+}
+static void run_team(void (*fn)(void *), void *arg, unsigned n, unsigned flags) {
+  member m[8];
+  pthread_t t[8];
+  ck_assert_uint_eq(flags, 0);
+  ck_assert_uint_le(n, 8);
+  team_runs++;
+  for (unsigned i = 0; i < n; i++) m[i] = (member){fn, arg, (int)i};
+  for (unsigned i = 1; i < n; i++) ck_assert_int_eq(pthread_create(&t[i], NULL, run_member, &m[i]), 0);
+  run_member(&m[0]);
+  for (unsigned i = 1; i < n; i++) pthread_join(t[i], NULL);
+}
+static int number_in_team(void) { return my_number; }
+
+START_TEST(runs_on_a_team) {
+  zg_pool *p = zg_pool_new(3);
+  const zg_team team = {run_team, number_in_team};
+  run_and_check(p, 20);
+  zg_pool_use_team(p, &team);
+  ck_assert_int_eq(zg_pool_threads(p), 3);
+  int64_t counts[] = {0, 1, 2, 7, 100, MAX_CHUNKS};
+  for (size_t i = 0; i < ZG_COUNT(counts); i++) run_and_check(p, counts[i]);
+  ck_assert_int_eq(team_runs, 4);  // none for no chunk or one
+  zg_pool_use_team(p, NULL);
+  run_and_check(p, 20);
+  ck_assert_int_eq(team_runs, 4);
+  zg_pool_free(p);
+}
+END_TEST
+
 START_TEST(made_and_freed_at_once) {
   for (int i = 0; i < 50; i++) zg_pool_free(zg_pool_new(4));
 }
@@ -78,6 +122,7 @@ int main(void) {
   tcase_add_test(t, every_chunk_once);
   tcase_add_test(t, no_pool_runs_on_the_caller);
   tcase_add_test(t, runs_are_ordered);
+  tcase_add_test(t, runs_on_a_team);
   tcase_add_test(t, made_and_freed_at_once);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);

@@ -32,3 +32,6 @@ zg_status zg__onnx_const_floats(const zg_onnx_node *n, uint32_t i, const double 
 bool zg__activation(zg_builder *b, const char *name, double alpha, double beta, zg_val x, zg_val *out);
 // How many of alpha, beta the named activation takes, and their defaults (ONNX LSTM-14, GRU-14, RNN-14).
 void zg__activation_params(const char *name, bool *has_alpha, bool *has_beta, double *alpha, double *beta);
+
+// The lowering of the core op `recurrent` (op/cell.c) to one product and maps for each time step: recurrent.c.
+zg_status zg__recurrent_unroll(zg_lower *x);

@@ -36,6 +36,7 @@ extern const zg_family zg_family_dropout;
 extern const zg_family zg_family_resize;
 extern const zg_family zg_family_image;
 extern const zg_family zg_family_misc;
+extern const zg_family zg_family_cell;
 extern const zg_family zg_family_signal;
 extern const zg_family zg_family_quantize;
 extern const zg_family zg_family_linear_attention;
@@ -75,6 +76,7 @@ const zg_family *const zg_families[] = {
     &zg_family_einsum,
     &zg_family_activation,
     &zg_family_recurrent,
+    &zg_family_cell,
     &zg_family_dropout,
     &zg_family_resize,
     &zg_family_image,

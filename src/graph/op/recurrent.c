@@ -1,10 +1,15 @@
-// Op family: LSTM, GRU, RNN (ONNX opset 7 to 22). Imported by unrolling over the sequence length, which is
-// known once dimensions are bound. What depends on no state is taken out of the loop: the input projection of
-// all time steps is one matmul with the biases added,
+// Op family: LSTM, GRU, RNN (ONNX opset 7 to 22). What depends on no state is taken out of the time loop: the
+// input projection of all time steps is one matmul with the biases added,
 //   XW[T, B, G*H] = X[T*B, I] W[G*H, I]^T + Wb + Rb
-// so a step is one [B, H] x [H, G*H] matmul and maps over [B, H]. sequence_lens freezes a sequence's state at
-// its end and writes zeros there. A state that starts at zero is not built: the first step leaves its terms
-// out.
+// The loop is the core op `recurrent` (cell.c) where that knows the cell: default activations (or Relu in an
+// RNN), f32 or f64, a GRU with linear_before_reset; no clip, peepholes, input_forget or sequence_lens. Else it
+// is unrolled over the sequence length, which is known once dimensions are bound: a step is one
+// [B, H] x [H, G*H] matmul and maps over [B, H]. sequence_lens freezes a sequence's state at its end and
+// writes zeros there. A state that starts at zero is not built: the first step leaves its terms out.
+//
+// Unrolling is also the lowering of the core op, for devices without a kernel for it.
+#include <strings.h>
+
 #include "graph/op/import_priv.h"
 
 typedef struct {
@@ -31,6 +36,7 @@ typedef struct {   // one direction's operands
   zg_val r;        // [gates*H, H]
   zg_val rb;       // GRU with linear_before_reset: [H], the recurrent bias of the candidate; may be none
   zg_val peep[3];  // LSTM: [H] for i, o, f; may be none
+  zg_val h0, c0;   // [B, H]; none: zero
   const activation *act;
 } side;
 
@@ -172,7 +178,8 @@ static zg_val act(const cell *c, const side *s, int k, zg_val x) {
 static side open_side(const cell *c, int64_t d) {
   zg_builder *b = c->b;
   const int64_t G = c->gates * c->H, rows[] = {c->T * c->B, c->I}, steps[] = {c->T, c->B, G};
-  side s = {.r = direction_of(c, 2, d), .act = c->act + d * c->n_act};
+  side s = {.r = direction_of(c, 2, d), .act = c->act + d * c->n_act, .h0 = initial_state(c, 5, d)};
+  if (c->gates == 4) s.c0 = initial_state(c, 6, d);
   zg_val bias = direction_of(c, 3, d);
   if (zg_is(bias)) {
     const zg_val wb = zg_b_slice1(b, bias, 0, 0, G), rb = zg_b_slice1(b, bias, 0, G, G);
@@ -202,6 +209,7 @@ static zg_val recur(const cell *c, const side *s, zg_val h, int64_t first, int64
 
 typedef struct {
   zg_val h, c;
+  zg_val saved[4];  // what the step's op saves (cell.c): the gates, a GRU's h Rn^T + bias
 } state;
 
 static state rnn_step(const cell *c, const side *s, zg_val x, state old) {
@@ -210,12 +218,13 @@ static state rnn_step(const cell *c, const side *s, zg_val x, state old) {
 
 static state gru_step(const cell *c, const side *s, zg_val x, state old) {  // gates z, r, h
   zg_builder *b = c->b;
-  zg_val candidate, z, r;
+  zg_val candidate, z, r, q = {0};
   if (c->flag) {
     const zg_val hr = recur(c, s, old.h, 0, 3);
     const zg_val zr = add_opt(b, gate(c, x, 0, 2), zg_is(hr) ? gate(c, hr, 0, 2) : hr);
     z = act(c, s, 0, gate(c, zr, 0, 1)), r = act(c, s, 0, gate(c, zr, 1, 1));
-    candidate = mul_opt(b, r, add_opt(b, zg_is(hr) ? gate(c, hr, 2, 1) : hr, s->rb));
+    q = add_opt(b, zg_is(hr) ? gate(c, hr, 2, 1) : hr, s->rb);
+    candidate = mul_opt(b, r, q);
   } else {
     const zg_val zr = add_opt(b, gate(c, x, 0, 2), recur(c, s, old.h, 0, 2));
     z = act(c, s, 0, gate(c, zr, 0, 1)), r = act(c, s, 0, gate(c, zr, 1, 1));
@@ -223,7 +232,7 @@ static state gru_step(const cell *c, const side *s, zg_val x, state old) {  // g
   }
   candidate = act(c, s, 1, add_opt(b, gate(c, x, 2, 1), candidate));
   const zg_val keep = zg_add_k(b, zg_neg(b, z), 1);
-  return (state){.h = add_opt(b, zg_mul(b, keep, candidate), mul_opt(b, z, old.h))};
+  return (state){.h = add_opt(b, zg_mul(b, keep, candidate), mul_opt(b, z, old.h)), .saved = {z, r, candidate, q}};
 }
 
 static state lstm_step(const cell *c, const side *s, zg_val x, state old) {  // gates i, o, f, c
@@ -242,6 +251,7 @@ static state lstm_step(const cell *c, const side *s, zg_val x, state old) {  // 
   if (!zg__activation(b, h->name, h->alpha, h->beta, now.c, &shown))
     zg_builder_fail(b, zg_onnx_error(c->n, ZG_UNSUPPORTED, "activation \"%s\" is not known", h->name));
   now.h = zg_mul(b, o, shown);
+  now.saved[0] = i, now.saved[1] = o, now.saved[2] = f, now.saved[3] = fresh;
   return now;
 }
 
@@ -254,42 +264,98 @@ static zg_val while_running(const cell *c, zg_val running, zg_val now, zg_val ol
   return zg_b_where(c->b, running, now, zg_is(old) ? old : zg_b_like(c->b, now, 0));
 }
 
-// Runs direction d. y[t] gets [1, 1, B, H]; the last state is returned.
-static state run_side(const cell *c, int64_t d, bool reverse, step_fn step, zg_val *y) {
+// Runs a direction: walk[t] gets the state after time step t, its h zero for sequences that have ended. The last
+// state is returned.
+static state run_side(const cell *c, const side *s, bool reverse, step_fn step, state *walk) {
   zg_builder *b = c->b;
-  const side s = open_side(c, d);
-  const int64_t G = c->gates * c->H, flat[] = {c->B, G}, slot[] = {1, 1, c->B, c->H};
-  state now = {.h = initial_state(c, 5, d), .c = c->gates == 4 ? initial_state(c, 6, d) : (zg_val){0}};
+  const int64_t G = c->gates * c->H, flat[] = {c->B, G};
+  state now = {.h = s->h0, .c = s->c0};
   for (int64_t i = 0; i < c->T; i++) {
     const int64_t t = reverse ? c->T - 1 - i : i;
-    const zg_val x = zg_b_reshape(b, zg_b_slice1(b, s.xw, 0, t, 1), flat, 2);
-    const state next = step(c, &s, x, now);
+    const zg_val x = zg_b_reshape(b, zg_b_slice1(b, s->xw, 0, t, 1), flat, 2);
+    const state next = step(c, s, x, now);
     zg_val running = {0};
     if (zg_is(c->lens)) running = zg_b_map2(b, ZG_S_LT, zg_b_like(b, c->lens, (double)t), c->lens);
-    y[t] = zg_b_reshape(b, while_running(c, running, next.h, (zg_val){0}), slot, 4);
+    walk[t] = next;
+    walk[t].h = while_running(c, running, next.h, (zg_val){0});
     now.h = while_running(c, running, next.h, now.h);
     now.c = while_running(c, running, next.c, now.c);
   }
   return now;
 }
 
+// ---- the loop as one op -----------------------------------------------------------------------------------
+static bool acts_are(const cell *c, const char *const *want) {
+  for (int64_t i = 0; i < c->D * (int64_t)c->n_act; i++)
+    if (strcasecmp(c->act[i].name, want[i % c->n_act])) return false;
+  return true;
+}
+
+// Does the core op know this cell?
+static bool as_op(const cell *c, zg_cell *out) {
+  static const char *const tanh_[] = {"Tanh"}, *const relu[] = {"Relu"}, *const gru[] = {"Sigmoid", "Tanh"},
+                    *const lstm[] = {"Sigmoid", "Tanh", "Tanh"};
+  const zg_dtype t = zg_b_type(c->b, c->x)->dtype;
+  if ((t != ZG_F32 && t != ZG_F64) || c->clip > 0 || zg_is(c->lens)) return false;
+  if (c->gates == 1) {
+    *out = acts_are(c, relu) ? ZG_CELL_RELU : ZG_CELL_TANH;
+    return acts_are(c, relu) || acts_are(c, tanh_);
+  }
+  *out = c->gates == 4 ? ZG_CELL_LSTM : ZG_CELL_GRU;
+  if (c->gates == 3) return c->flag && acts_are(c, gru);
+  return !c->flag && !zg_is(zg_onnx_in(c->n, 7)) && acts_are(c, lstm);
+}
+
+static zg_val or_zeros(const cell *c, zg_val v, uint32_t rank) {
+  const int64_t dim[] = {c->B, c->H};
+  const zg_type t = zg_type_make(zg_b_type(c->b, c->x)->dtype, rank, dim + 2 - rank);
+  return zg_is(v) ? v : zg_b_fill(c->b, &t, 0);
+}
+
+// A direction by the op: *y gets [T, 1, B, H]; the last state is returned.
+static state op_side(const cell *c, const side *s, bool reverse, zg_cell kind, zg_val *y) {
+  zg_builder *b = c->b;
+  const zg_recurrent_attr a = {kind, reverse};
+  const zg_val in[] = {s->xw, s->r, or_zeros(c, s->h0, 2), kind == ZG_CELL_GRU ? or_zeros(c, s->rb, 1) : or_zeros(c, s->c0, 2)};
+  const int64_t all[] = {c->T, 1, c->B, c->H}, flat[] = {c->B, c->H}, end = reverse ? 0 : c->T;
+  zg_val out[3];
+  if (!zg_emit(b, &zg_op_recurrent, &a, in, kind == ZG_CELL_LSTM || kind == ZG_CELL_GRU ? 4 : 3, out, 3)) return (state){0};
+  *y = zg_b_reshape(b, zg_b_slice1(b, out[0], 0, reverse ? 0 : 1, c->T), all, 4);
+  state last = {.h = zg_b_reshape(b, zg_b_slice1(b, out[0], 0, end, 1), flat, 2)};
+  if (kind == ZG_CELL_LSTM) last.c = zg_b_reshape(b, zg_b_slice1(b, out[2], 0, end, 1), flat, 2);
+  return last;
+}
+
+// A direction unrolled: the same results.
+static state unrolled_side(const cell *c, const side *s, bool reverse, step_fn step, zg_val *y) {
+  const int64_t slot[] = {1, 1, c->B, c->H};
+  state *walk = zg_alloc((size_t)c->T * sizeof *walk);
+  zg_val *at = zg_alloc((size_t)c->T * sizeof *at);
+  const state last = run_side(c, s, reverse, step, walk);
+  for (int64_t t = 0; t < c->T; t++) at[t] = zg_b_reshape(c->b, walk[t].h, slot, 4);
+  *y = zg_b_concat(c->b, at, (uint32_t)c->T, 0);
+  zg_free(at);
+  zg_free(walk);
+  return last;
+}
+
 static void set_out(const cell *c, zg_onnx_node *n, uint32_t i, zg_val v, const int64_t *batch_first_perm) {
   if (i < n->n_out) n->out[i] = c->batch_first ? zg_b_transpose(c->b, v, batch_first_perm) : v;
 }
 
-static zg_status unroll(zg_onnx_node *n, const cell *c, step_fn step) {
+static zg_status import_cell(zg_onnx_node *n, const cell *c, step_fn step) {
   zg_builder *b = c->b;
   zg_val y[2] = {{0}, {0}}, h[2], last[2];
   const int64_t one[] = {1, c->B, c->H}, perm_y[] = {2, 0, 1, 3}, perm_h[] = {1, 0, 2};
-  zg_val *at = zg_alloc((size_t)c->T * sizeof *at);
+  zg_cell kind = ZG_CELL_TANH;
+  const bool op = as_op(c, &kind);
   for (int64_t d = 0; d < c->D; d++) {
     const bool reverse = d == 1 || !strcmp(zg_onnx_str(n, "direction", "forward"), "reverse");
-    const state end = run_side(c, d, reverse, step, at);
-    y[d] = zg_b_concat(b, at, (uint32_t)c->T, 0);
+    const side s = open_side(c, d);
+    const state end = op ? op_side(c, &s, reverse, kind, &y[d]) : unrolled_side(c, &s, reverse, step, &y[d]);
     h[d] = zg_b_reshape(b, end.h, one, 3);
     if (c->gates == 4) last[d] = zg_b_reshape(b, end.c, one, 3);
   }
-  zg_free(at);
   set_out(c, n, 0, c->D == 2 ? zg_b_concat(b, y, 2, 1) : y[0], perm_y);
   set_out(c, n, 1, c->D == 2 ? zg_b_concat(b, h, 2, 0) : h[0], perm_h);
   if (c->gates == 4) set_out(c, n, 2, c->D == 2 ? zg_b_concat(b, last, 2, 0) : last[0], perm_h);
@@ -300,19 +366,64 @@ static zg_status import_rnn(zg_onnx_node *n) {
   static const char *const defaults[] = {"Tanh"};
   cell c;
   ZG_TRY(read_cell(n, &c, 1, 1, defaults));
-  return unroll(n, &c, rnn_step);
+  return import_cell(n, &c, rnn_step);
 }
 static zg_status import_gru(zg_onnx_node *n) {
   static const char *const defaults[] = {"Sigmoid", "Tanh"};
   cell c;
   ZG_TRY(read_cell(n, &c, 3, 2, defaults));
-  return unroll(n, &c, gru_step);
+  return import_cell(n, &c, gru_step);
 }
 static zg_status import_lstm(zg_onnx_node *n) {
   static const char *const defaults[] = {"Sigmoid", "Tanh", "Tanh"};
   cell c;
   ZG_TRY(read_cell(n, &c, 4, 3, defaults));
-  return unroll(n, &c, lstm_step);
+  return import_cell(n, &c, lstm_step);
+}
+
+// ---- the op unrolled --------------------------------------------------------------------------------------
+// The states of all slots: [T+1, B, H].
+static zg_val slots(const cell *c, bool reverse, zg_val first, const state *walk, size_t member) {
+  const int64_t one[] = {1, c->B, c->H};
+  zg_val *at = zg_alloc(((size_t)c->T + 1) * sizeof *at);
+  at[reverse ? c->T : 0] = zg_b_reshape(c->b, first, one, 3);
+  for (int64_t t = 0; t < c->T; t++)
+    at[reverse ? t : t + 1] = zg_b_reshape(c->b, *(const zg_val *)((const char *)&walk[t] + member), one, 3);
+  const zg_val all = zg_b_concat(c->b, at, (uint32_t)c->T + 1, 0);
+  zg_free(at);
+  return all;
+}
+
+static zg_val saved_steps(const cell *c, const state *walk) {  // [T, B, S*H]
+  const int64_t one[] = {1, c->B, 4 * c->H};
+  zg_val *at = zg_alloc((size_t)c->T * sizeof *at);
+  for (int64_t t = 0; t < c->T; t++) at[t] = zg_b_reshape(c->b, zg_b_concat(c->b, walk[t].saved, 4, 1), one, 3);
+  const zg_val all = zg_b_concat(c->b, at, (uint32_t)c->T, 0);
+  zg_free(at);
+  return all;
+}
+
+zg_status zg__recurrent_unroll(zg_lower *x) {
+  static const struct { step_fn step; activation act[3]; } forms[] = {
+      [ZG_CELL_TANH] = {rnn_step, {{"Tanh", 0, 0}}},
+      [ZG_CELL_RELU] = {rnn_step, {{"Relu", 0, 0}}},
+      [ZG_CELL_LSTM] = {lstm_step, {{"Sigmoid", 0, 0}, {"Tanh", 0, 0}, {"Tanh", 0, 0}}},
+      [ZG_CELL_GRU] = {gru_step, {{"Sigmoid", 0, 0}, {"Tanh", 0, 0}}}};
+  const zg_recurrent_attr *a = x->attr;
+  const zg_type xw = *zg_b_type(x->b, x->in[0]), r = *zg_b_type(x->b, x->in[1]);
+  const bool lstm = a->cell == ZG_CELL_LSTM, gru = a->cell == ZG_CELL_GRU;
+  const cell c = {.b = x->b, .T = xw.dim[0], .B = xw.dim[1], .H = r.dim[1], .D = 1, .gates = zg_cell_gates(a->cell), .flag = gru};
+  const side s = {.xw = x->in[0], .r = x->in[1], .h0 = x->in[2], .act = forms[a->cell].act,
+                  .rb = gru ? x->in[3] : (zg_val){0}, .c0 = lstm ? x->in[3] : (zg_val){0}};
+  const int64_t no_c[] = {c.T + 1, c.B, 0}, nothing[] = {c.T, c.B, 0};
+  const zg_type c_type = zg_type_make(xw.dtype, 3, no_c), s_type = zg_type_make(xw.dtype, 3, nothing);
+  state *walk = zg_alloc((size_t)c.T * sizeof *walk + 1);
+  run_side(&c, &s, a->reverse, forms[a->cell].step, walk);
+  x->out[0] = slots(&c, a->reverse, s.h0, walk, offsetof(state, h));
+  x->out[1] = lstm || gru ? saved_steps(&c, walk) : zg_b_fill(x->b, &s_type, 0);
+  x->out[2] = lstm ? slots(&c, a->reverse, s.c0, walk, offsetof(state, c)) : zg_b_fill(x->b, &c_type, 0);
+  zg_free(walk);
+  return NULL;
 }
 
 static const zg_onnx_row rows[] = {
