@@ -8,7 +8,8 @@
 
 #include "cuda/device_priv.h"
 
-enum { SPINS = 200, NAP_US = 50, LOOK_EVERY = 200 };   // naps between two looks at the other ranks: 10 ms
+enum { BURST = 64, NAP_US = 50 };   // queries between naps
+#define LOOK_S 0.01                 // between two looks at the other ranks
 
 static double patience_s(void) {
   const char *v = getenv("ZG_CUDA_TIMEOUT");
@@ -55,18 +56,19 @@ zg_status zg__cuda_wait(zg__cuda_program *p, zg_cu_handle event, zg_cu_handle st
   if (!p->comm || p->comm->world < 2)
     return event ? ZG_CUDA(cuEventSynchronize, event) : ZG_CUDA(cuStreamSynchronize, stream);
   const double since = zg_time_s();
-  for (uint64_t round = 0;; round++) {
-    const int r = query(event, stream);
+  double looked = since;
+  for (;;) {
+    int r = ZG_CU_NOT_READY;
+    for (int i = 0; i < BURST && r == ZG_CU_NOT_READY; i++) r = query(event, stream);
     if (r != ZG_CU_NOT_READY) return zg__cuda_status(r, event ? "cuEventQuery" : "cuStreamQuery");
-    if (round < SPINS) continue;
-    if (round % LOOK_EVERY == 0) {
-      zg_status bad = look(p, since);
-      if (bad) {
-        bad = name_collective(p, bad);
-        zg__collective_abort(&p->groups);
-        return bad;
-      }
-    }
     usleep(NAP_US);
+    const double now = zg_time_s();
+    if (now - looked < LOOK_S) continue;
+    looked = now;
+    zg_status bad = look(p, since);
+    if (!bad) continue;
+    bad = name_collective(p, bad);
+    zg__collective_abort(&p->groups);
+    return bad;
   }
 }
