@@ -61,4 +61,24 @@ done
 run cuda2-graphs cuda 2 3
 says cuda2-graphs 'segment "micro" is recorded as a graph'
 says cuda2-graphs 'segment "update" is recorded as a graph'
+
+# A rank that is killed, or stands still, while collectives are queued: the other ends, and names the collective.
+ends_with() {   # SIGNAL TEXT
+  name=sig$1; log="$tmp/$name.log"
+  ZG_CUDA_TIMEOUT=2 "$zg" train --config configs/mlp.yaml --out "$tmp/$name" --set device=cuda --set distributed_type=DEEPSPEED \
+    --set num_processes=2 --set threads=1 --set zero.stage=3 --set zero.stage3_param_persistence_threshold=0 --set training.steps=100000 \
+    --set training.epochs=null --set training.log_every=1 --set data.eval.path=null --set data.train.batch_size=8 --set training.keep=0 \
+    --quiet >"$log" 2>&1 &
+  launcher=$!
+  i=0
+  until grep -q '"step": *5[,}]' "$tmp/$name/metrics.jsonl" 2>/dev/null || [ $i -gt 600 ]; do sleep 0.1; i=$((i + 1)); done
+  victim=$(pgrep -P $launcher | tail -1)
+  kill -"$1" "$victim"
+  wait $launcher && echo "FAIL: $name: ended well" && fail=$((fail + 1))
+  kill -KILL "$victim" 2>/dev/null
+  grep -qE "(all_gather|reduce_scatter|all_reduce) of \".*\" \(step [0-9]+\) on rank 0 of 2: .*$2" "$log" && return
+  echo "FAIL: $name: no message with \"$2\":"; tail -3 "$log"; fail=$((fail + 1))
+}
+ends_with KILL 'rank 1 has ended'
+ends_with STOP 'no end after 2 s'
 exit $fail
