@@ -131,14 +131,14 @@ static zg_status choose(fitting *f) {
     uint32_t n = zg_recompute_blocks(f->p->main, grains[i]);
     if (n < 2) continue;
     zg_recompute_choice whole = choice(f, grains[i], n, n);
-    ZG_TRY(plan_choice(f, &whole, true));
+    ZG_TRY(plan_choice(f, &whole, false));
+    if (whole.bytes < f->least) ZG_TRY(plan_choice(f, &whole, true));   // one above the lowest so far is of no use
     if (!full && whole.bytes <= o->budget) return fewest_blocks(f, whole);
     if (full && (!f->best.how.blocks || whole.bytes < f->best.bytes)) f->best = whole;
   }
   if (full && (!o->budget || f->least <= o->budget)) return NULL;
   return zg_error(ZG_OUT_OF_MEMORY, "memory.budget is %.1f MiB (%llu bytes); the step needs %.1f MiB, and with all that can be recomputed "
-                  "%.1f MiB (%llu bytes): that is the smallest budget for this batch. A smaller "
-                  "data.train.batch_size with more training.gradient_accumulation_steps, a higher zero.stage or more ranks need less", (double)o->budget / 0x1p20,
+                  "%.1f MiB (%llu bytes): that is the smallest budget for this batch", (double)o->budget / 0x1p20,
                   (unsigned long long)o->budget, (double)none.bytes / 0x1p20, (double)f->least / 0x1p20, (unsigned long long)f->least);
 }
 

@@ -429,6 +429,8 @@ zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_
   if (o->comm) s->o.rank = o->comm->rank, s->o.world = o->comm->world;
   zg_status status = open_parts(s);
   if (status) {
+    const bool budget = zg_status_code(status) == ZG_OUT_OF_MEMORY && cfg->memory.budget != ZG_UNSET && s->model;
+    if (budget && o->mode == ZG_RUN_TRAIN && !o->no_advice && !s->program) status = zg__session_advise(s, status);
     zg_session_close(s);
     return status;
   }

@@ -18,6 +18,7 @@ typedef struct {
   const char *stop_after;         // pass name (dump); nothing is loaded on a device then
   const zg_device_model *model;   // what choices of the plan are judged by; NULL: "cpu"
   bool no_device;                 // plan only: nothing is allocated, weights are not read
+  bool no_advice;                 // a budget that cannot be met is told without planning what would fit
   uint32_t rank, world;           // train: this rank of so many; world 0 or 1: alone. The configuration's zero.stage applies
   zg_comm *comm;                  // train: communicator to run with, borrowed until close; rank and world are its. NULL: none
 } zg_session_options;
