@@ -68,9 +68,10 @@ typedef struct {
   bool nesterov;
   const zg_opt_group *groups; uint32_t n_groups;
   double clip;                   // global L2 norm; 0: none
-  // Gradients of a rank are shards of the whole ones: the squared norm is the sum of column 0 of state `sums`: f32[ranks,3].
+  // Gradients of a rank are shards of the whole ones: the squared norm is the sum of column 0 of the first `shards` rows of state
+  // `sums`: f32[ranks,3] (the other ranks hold copies of those shards).
   const char *sums;              // NULL: the gradients are whole, their norm is computed here
-  int64_t ranks;
+  int64_t ranks, shards;
   // Loss scaling (Micikevicius et al. 2018): gradients come multiplied by a scale, and are multiplied by the input "@inv_scale" first
   // (with `sums`, those are of gradients without scale). Where their squared norm is not finite, every parameter and state keeps its
   // value: the step is skipped, on all ranks alike. Whoever runs it sees that from "@grad_norm", which is then not finite, and lowers

@@ -47,7 +47,7 @@ static double kernel_time(const zg_kernel *k, const zg_device_model *d) {
 
 // What this rank sends: a ring moves (N - 1) / N of the whole tensor, an all-reduce does it twice.
 static double collective_time(const zg_sched *s, const zg_step *p, const zg_device_model *d) {
-  double world = s->world ? s->world : 1, share = (world - 1) / world, turns = 1;
+  double world = p->group ? ZG_GROUP_SIZE(p->group) : s->world ? s->world : 1, share = (world - 1) / world, turns = 1;
   uint32_t whole = p->kind == ZG_STEP_REDUCE_SCATTER ? p->b : p->a;
   double bytes = p->n ? (double)p->n * zg_dtype_bytes(s->bufs.at[whole].dtype) : (double)s->bufs.at[whole].bytes;
   if (p->kind == ZG_STEP_ALL_REDUCE) turns = 2;

@@ -264,10 +264,6 @@ static void tell_unused(const zg_session *s) {
 // What the configuration says of ZeRO. `distance` stands for stage3_max_reuse_distance where that is not given.
 static zg_status spread(zg_session *s, int64_t distance) {
   const zg_config *c = s->cfg;
-  if (c->zero.zero_hpz_partition_size > 1) return zg_error(ZG_UNSUPPORTED, "zero.zero_hpz_partition_size: %lld: second shards in groups are not built; set 1", (long long)c->zero.zero_hpz_partition_size);
-  if (c->zero.mics_shard_size > 0 && c->zero.mics_shard_size != s->o.world)
-    return zg_error(ZG_UNSUPPORTED, "zero.mics_shard_size: %lld: shards in groups of ranks are not built; set -1 (shards over all %u ranks)",
-                    (long long)c->zero.mics_shard_size, s->o.world);
   tell_unused(s);
   zg_zero_options o = zg_zero_defaults();
   o.stage = (uint32_t)c->zero.stage;
@@ -281,6 +277,8 @@ static zg_status spread(zg_session *s, int64_t distance) {
   o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? distance : c->zero.stage3_max_reuse_distance;
   o.reduce_bucket = c->zero.reduce_bucket_size;
   o.overlap = c->zero.overlap_comm;
+  o.second_ranks = (uint32_t)(c->zero.zero_hpz_partition_size > 1 ? c->zero.zero_hpz_partition_size : 0);
+  o.shard_ranks = (uint32_t)(c->zero.mics_shard_size > 0 ? c->zero.mics_shard_size : 0);
   ZG_TRY(offload_of(c, &o));
   zg_zero_free(s->zero);
   s->zero = NULL;

@@ -23,6 +23,10 @@ typedef struct {
   bool *dropped;
   ZG_VEC(use) uses;
 } gatherer;
+typedef struct {
+  uint32_t buf, members, group;
+  int64_t n;
+} source;  // what is gathered: n elements of `buf` from each member of `group`
 
 static void widen(use_span *u, uint32_t step) {
   if (!u->first) u->first = step + 1;
@@ -89,10 +93,17 @@ static void choose_kept(gatherer *q) {
   }
 }
 
-static void gather_span(gatherer *q, const zg_zero_part *p, uint32_t from, use_span u, const char *suffix) {
+static void release_after(gatherer *q, uint32_t at, uint32_t buf) {
+  zg__edit_after(
+      &q->edit, at,
+      (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = q->s->steps.at[at].phase, .a = buf});
+}
+
+// Kernels of the span read a buffer of their own, gathered from the members' `shard`s. Returns it.
+static uint32_t gather_span(gatherer *q, const zg_zero_part *p, uint32_t read, source from, use_span u, const char *suffix) {
   zg_sched *s = q->s;
-  const int64_t padded = zg__padded(q->z, p);
-  const zg_dtype t = s->bufs.at[from].dtype;
+  const int64_t padded = from.n * from.members;
+  const zg_dtype t = s->bufs.at[from.buf].dtype;
   const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.%s", p->name, suffix),
                     .bytes = (uint64_t)padded * zg_dtype_bytes(t),
                     .dtype = t,
@@ -104,20 +115,47 @@ static void gather_span(gatherer *q, const zg_zero_part *p, uint32_t from, use_s
     if (s->steps.at[i].kind != ZG_STEP_KERNEL || q->dropped[i]) continue;
     zg_kernel *k = &s->kernels.at[s->steps.at[i].kernel];
     for (uint32_t a = 0; a < k->n_args; a++)
-      if (k->args[a].buf == from) k->args[a].buf = buf;
+      if (k->args[a].buf == read) k->args[a].buf = buf;
   }
   zg__edit_before(&q->edit, u.first - 1,
                   (zg_step){.kind = ZG_STEP_GATHER,
                             .stream = ZG_STREAM_COMPUTE,
                             .phase = phase,
                             .a = buf,
-                            .b = from,
-                            .n = p->shard});
-  zg__edit_after(&q->edit, u.last - 1,
-                 (zg_step){.kind = ZG_STEP_RELEASE,
-                           .stream = ZG_STREAM_COMPUTE,
-                           .phase = s->steps.at[u.last - 1].phase,
-                           .a = buf});
+                            .b = from.buf,
+                            .n = from.n,
+                            .group = from.group});
+  return buf;
+}
+
+// hpZ: what this rank has to give within its group, out of the whole, as long as that is there.
+static source keep_second(gatherer *q, const zg_zero_part *p, uint32_t whole, use_span forward) {
+  zg_sched *s = q->s;
+  const uint32_t members = q->z->o.second_ranks;
+  const int64_t n = (p->n + members - 1) / members;
+  const zg_dtype t = s->bufs.at[whole].dtype;
+  const zg_buf b = {.name = zg_arena_printf(&s->mem, "%s.second", p->name),
+                    .bytes = (uint64_t)n * zg_dtype_bytes(t),
+                    .dtype = t,
+                    .type = zg_type_make(t, 1, &n),
+                    .role = ZG_BUF_COMM};
+  const source second = {zg_sched_add_buf(s, &b), members, ZG_GROUP(members, 1), n};
+  zg__edit_after(&q->edit, forward.last - 1,
+                 zg__copy_step(s, zg__flat(second.buf, t, 0, n), zg__flat(whole, t, n * (q->z->o.rank % members), n),
+                               s->steps.at[forward.last - 1].phase, p->name));
+  return second;
+}
+
+static void gather_twice(gatherer *q, const zg_zero_part *p, const use *u, source all) {
+  const zg_sched *s = q->s;
+  source again = all;
+  const uint32_t whole = gather_span(q, p, u->from, all, u->forward, "forward");
+  if (q->z->o.second_ranks) again = keep_second(q, p, whole, u->forward);
+  release_after(q, u->forward.last - 1, whole);
+  release_after(q, u->backward.last - 1, gather_span(q, p, u->from, again, u->backward, "backward"));
+  if (again.buf == all.buf) return;
+  release_after(q, u->backward.last - 1, again.buf);
+  if (!strcmp(q->g->name, "micro")) q->z->gathered[2] += (uint64_t)again.n * zg_dtype_bytes(s->bufs.at[again.buf].dtype);
 }
 
 static void gather_segment(gatherer *q) {
@@ -129,27 +167,24 @@ static void gather_segment(gatherer *q) {
     const zg_zero_part *p = &q->z->parts.at[u->part];
     const bool twice = u->forward.first && u->backward.first && !u->keep;
     if (counts) q->z->gathered[twice] += (uint64_t)p->shard * zg_dtype_bytes(q->s->bufs.at[u->from].dtype);
+    const source all = {u->from, zg__cut(q->z), zg__group(q->z), p->shard};
     if (twice) {
-      gather_span(q, p, u->from, u->forward, "forward");
-      gather_span(q, p, u->from, u->backward, "backward");
+      gather_twice(q, p, u, all);
     } else {
       const uint32_t first = u->forward.first ? u->forward.first : u->backward.first,
                      last = ZG_MAX(u->forward.last, u->backward.last);
-      gather_span(q, p, u->from, (use_span){first, last}, "whole");
+      release_after(q, last - 1, gather_span(q, p, u->from, all, (use_span){first, last}, "whole"));
     }
     if (u->from == p->buf) continue;
-    const uint32_t end = ZG_MAX(u->forward.last, u->backward.last) - 1;  // the last gather is over there
-    zg__edit_after(&q->edit, end,
-                   (zg_step){.kind = ZG_STEP_RELEASE,
-                             .stream = ZG_STREAM_COMPUTE,
-                             .phase = q->s->steps.at[end].phase,
-                             .a = u->from});
+    const bool second = twice && q->z->o.second_ranks;
+    const uint32_t end = (second ? u->forward.last : ZG_MAX(u->forward.last, u->backward.last)) - 1;  // the last gather is over there
+    release_after(q, end, u->from);
   }
 }
 
 zg_status zg__zero_gather(void *self, zg_sched *s) {
   gatherer q = {.z = self, .s = s, .edit = {.s = s}};
-  q.z->gathered[0] = q.z->gathered[1] = 0;
+  memset(q.z->gathered, 0, sizeof q.z->gathered);
   q.dropped = zg_alloc(sizeof *q.dropped * (s->steps.n + 1));
   for (size_t g = 0; q.z->o.stage == 3 && g < s->segments.n; g++) {
     q.g = &s->segments.at[g];

@@ -57,7 +57,7 @@ static double kernel_time(const overlap *o, const zg_kernel *k) {
 }
 
 static double comm_time(const overlap *o, const zg_step *p) {
-  const double world = o->z->o.world, shard = (double)p->n * zg_dtype_bytes(o->s->bufs.at[p->a].dtype);
+  const double world = zg__members(o->s, p), shard = (double)p->n * zg_dtype_bytes(o->s->bufs.at[p->a].dtype);
   const double bytes = p->kind == ZG_STEP_COPY         ? shard
                        : p->kind == ZG_STEP_ALL_REDUCE ? 2 * shard * (world - 1) / world
                                                        : shard * (world - 1);
@@ -78,7 +78,7 @@ static zg_stream stream_of(const overlap *o, const zg_step *p) {
 
 // Elements that it takes memory for.
 static int64_t whole(const overlap *o, uint32_t step) {
-  return o->old[step].kind == ZG_STEP_COPY ? o->old[step].n : o->old[step].n * (int64_t)o->z->o.world;
+  return o->old[step].kind == ZG_STEP_COPY ? o->old[step].n : o->old[step].n * (int64_t)zg__members(o->s, &o->old[step]);
 }
 
 // ---- when gathers start ---------------------------------------------------------------------------------------------------

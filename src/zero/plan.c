@@ -23,6 +23,20 @@ static zg_zero_cost filled_cost(zg_zero_cost c) {
   return c;
 }
 
+static zg_status check_groups(const zg_zero_options *o) {
+  const struct { const char *what; uint32_t n; } groups[] = {{"mics_shard_size", o->shard_ranks}, {"zero_hpz_partition_size", o->second_ranks}};
+  for (size_t i = 0; i < ZG_COUNT(groups); i++) {
+    if (groups[i].n && o->stage != 3) return zg_error(ZG_INVALID, "%s: groups of ranks are for zero_stage 3, this is stage %u", groups[i].what, o->stage);
+    if (groups[i].n && o->world % groups[i].n)
+      return zg_error(ZG_INVALID, "%s: groups of %u do not divide %u ranks", groups[i].what, groups[i].n, o->world);
+    if (groups[i].n > UINT16_MAX) return zg_error(ZG_INVALID, "%s: %u; a group has at most %d ranks", groups[i].what, groups[i].n, UINT16_MAX);
+  }
+  if (o->shard_ranks && o->second_ranks)
+    return zg_error(ZG_INVALID, "mics_shard_size and zero_hpz_partition_size: shards that stay in groups need no second ones; give one of them");
+  if (o->shard_ranks && o->world / o->shard_ranks > UINT16_MAX) return zg_error(ZG_INVALID, "mics_shard_size: at most %d groups", UINT16_MAX);
+  return NULL;
+}
+
 zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
   *out = NULL;
   if (o->stage > 3) return zg_error(ZG_INVALID, "zero_stage: %u; there are stages 0, 1, 2 and 3", o->stage);
@@ -37,10 +51,13 @@ zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
     return zg_error(ZG_INVALID, "offload_param: parameters rest in shards in stage 3 only; use zero_stage 3");
   if ((o->offload_optimizer == ZG_SPACE_DISK || o->offload_param == ZG_SPACE_DISK) && !o->disk_path)
     return zg_error(ZG_INVALID, "offload to disk (device: nvme) wants a folder: set nvme_path");
+  ZG_TRY(check_groups(o));
   zg_zero *z = zg_alloc(sizeof *z);
   z->o = *o;
   z->o.disk_path = zg_arena_str(&z->mem, o->disk_path);
   z->o.micro_steps = ZG_MAX(1, o->micro_steps);
+  if (z->o.shard_ranks == o->world) z->o.shard_ranks = 0;
+  if (z->o.second_ranks <= 1 || z->o.second_ranks == o->world) z->o.second_ranks = 0;  // gathers from oneself, or what there is already
   z->o.cost = filled_cost(o->cost);
   *out = z;
   return NULL;
@@ -105,11 +122,13 @@ bool zg_zero_range_of(const zg_zero *z, const zg_sched *s, uint32_t buf, zg_zero
     return true;
   }
   out->type = zg_type_make(b->type.dtype, p->type.rank, p->type.dim);
-  out->lo = ZG_MIN(zg__zero_lo(z, p), p->n);
-  out->hi = ZG_MIN(zg__zero_lo(z, p) + p->shard, p->n);
+  const int64_t lo = ZG_MIN(zg__zero_lo(z, p), p->n), hi = ZG_MIN(lo + p->shard, p->n);
+  const bool writes = z->o.rank < zg__cut(z);  // one copy of each shard is enough in a checkpoint
+  out->lo = lo;
+  out->hi = writes ? hi : lo;
   const bool cut = state ? is_shard_state(z) : p->sharded;
-  out->have_lo = cut ? out->lo : 0;
-  out->have_hi = cut ? out->hi : p->n;
+  out->have_lo = cut ? lo : 0;
+  out->have_hi = cut ? hi : p->n;
   return true;
 }
 
@@ -125,8 +144,9 @@ static bool has_role(const zg_sched *s, const zg_zero_part *p, const char *suffi
 
 zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s) {
   zg_zero_formula f = {0};
-  const uint64_t others = z->o.world - 1, k = (uint64_t)z->o.micro_steps;
-  uint64_t reduced = 0, updated = 0;  // bytes of shards: of gradients, of params gathered after the update
+  const uint64_t others = zg__cut(z) - 1, k = (uint64_t)z->o.micro_steps, copies = zg__copies(z);
+  const uint64_t passes = z->o.second_ranks ? 1 : 2;  // that gather from all
+  uint64_t reduced = 0, updated = 0, between = 0;  // bytes of shards: of gradients, of params gathered after the update
   for (size_t i = 0; i < z->parts.n; i++) {
     const zg_zero_part *p = &z->parts.at[i];
     if (!p->buf) continue;
@@ -141,12 +161,16 @@ zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s) {
     if (has_role(s, p, "m")) f.optimizer += state;
     if (has_role(s, p, "v")) f.optimizer += state;
     reduced += 4 * shard;
+    between += 2 * 4 * ((shard + copies - 1) / copies) * (copies - 1);
     if (zg__updates_shard(z) && !p->sharded) updated += size * shard;
   }
   switch (z->o.stage) {
     case 0: f.sent = others * 2 * reduced; break;
     case 1: f.sent = others * (reduced + updated); break;
-    default: f.sent = others * (k * reduced + updated + k * (z->gathered[0] + 2 * z->gathered[1])); break;
+    default:
+      f.sent = others * (k * reduced + updated + k * (z->gathered[0] + passes * z->gathered[1])) + between;
+      if (z->o.second_ranks) f.sent += k * (z->o.second_ranks - 1) * z->gathered[2];
+      break;
   }
   return f;
 }
@@ -162,12 +186,12 @@ void zg_zero_at_rest(const zg_sched *s, uint64_t by_role[ZG_N_BUF_ROLES]) {
 static uint64_t elem_bytes(const zg_sched *s, uint32_t buf) { return zg_dtype_bytes(s->bufs.at[buf].dtype); }
 
 static void count_step(const zg_sched *s, const zg_step *p, uint64_t times, zg_zero_traffic *t) {
-  const uint64_t others = s->world - 1, n = (uint64_t)p->n * elem_bytes(s, p->a) * times;
+  const uint64_t members = zg__members(s, p), others = members - 1, size = elem_bytes(s, p->a) * times, n = (uint64_t)p->n * size;
   uint64_t sent = 0;
   switch (p->kind) {
     case ZG_STEP_GATHER: t->gather += sent = n * others; break;
     case ZG_STEP_REDUCE_SCATTER: t->reduce_scatter += sent = n * others; break;
-    case ZG_STEP_ALL_REDUCE: t->all_reduce += sent = 2 * (n / s->world) * others; break;
+    case ZG_STEP_ALL_REDUCE: t->all_reduce += sent = 2 * (((uint64_t)p->n + others) / members) * others * size; break;
     case ZG_STEP_BROADCAST: t->broadcast += sent = s->rank == p->peer ? n * others : 0; break;
     case ZG_STEP_KERNEL:
     case ZG_STEP_PARTITION:

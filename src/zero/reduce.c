@@ -48,6 +48,11 @@ static zg_step collective(zg_step_kind kind, uint32_t a, int64_t a_at, uint32_t 
                    .n = n};
 }
 
+static zg_step in_group(zg_step p, uint32_t group) {
+  p.group = group;
+  return p;
+}
+
 static zg_step release(uint32_t buf, uint8_t phase) {
   return (zg_step){.kind = ZG_STEP_RELEASE, .stream = ZG_STREAM_COMPUTE, .phase = phase, .a = buf};
 }
@@ -138,12 +143,17 @@ static void keep_whole(reducer *r, const zg_segment *g, const zg_zero_part *p, c
     zg__edit_after(&r->edit, at, release(v->buf, r->phase));
 }
 
+// Ranks of one place in their groups add up what their groups have: once per update, after the last micro-step.
+static zg_step between_groups(const reducer *r, const zg_zero_part *p, uint8_t phase) {
+  return in_group(collective(ZG_STEP_ALL_REDUCE, p->grad, 0, 0, 0, p->shard, phase), ZG_GROUP(zg__copies(r->z), zg__cut(r->z)));
+}
+
 // Stage 2, 3.
 static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
   uint32_t whole, shard = p->grad, at = whole_gradient(r, p, v, &whole);
   if (r->first_micro)
     shard = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.new", p->name), ZG_F32, p->shard, ZG_BUF_GRAD);
-  zg__edit_after(&r->edit, at, collective(ZG_STEP_REDUCE_SCATTER, shard, 0, whole, 0, p->shard, r->phase));
+  zg__edit_after(&r->edit, at, in_group(collective(ZG_STEP_REDUCE_SCATTER, shard, 0, whole, 0, p->shard, r->phase), zg__group(r->z)));
   const uint32_t used = ZG_MAX(at, whole == v->buf ? r->last_use[whole] - 1 : at);
   if (used == at) zg__edit_after(&r->edit, at, release(whole, r->phase));
   if (r->first_micro) {
@@ -151,6 +161,7 @@ static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
     zg__edit_after(&r->edit, at, release(shard, r->phase));
   }
   if (used != at) zg__edit_after(&r->edit, used, release(whole, r->phase));
+  if (!r->first_micro && zg__copies(r->z) > 1) zg__edit_after(&r->edit, at, between_groups(r, p, r->phase));
   if (whole != v->buf && r->n_left[v->buf] == 1)
     zg__edit_after(&r->edit, r->last_use[v->buf] - 1, release(v->buf, r->phase));
 }
@@ -218,11 +229,13 @@ static void after_update(reducer *r) {
     if (!p->buf || p->n == 0) continue;
     if (p->role == ZG_ROLE_RUNNING && is_written(s, p->buf))
       zg__edit_after(&r->edit, end, collective(ZG_STEP_BROADCAST, p->buf, 0, 0, 0, p->n, ZG_PHASE_UPDATE));
+    if (p->role == ZG_ROLE_TRAINABLE && p->grad && r->first_micro && zg__copies(r->z) > 1)
+      zg__edit_before(&r->edit, g->first, between_groups(r, p, ZG_PHASE_UPDATE));
     if (p->role != ZG_ROLE_TRAINABLE || p->sharded || !zg__updates_shard(r->z)) continue;
     const uint32_t at = last_writer(s, g, p->buf);
     zg__edit_after(
         &r->edit, at == UINT32_MAX ? end : at,
-        collective(ZG_STEP_GATHER, p->buf, 0, p->buf, zg__zero_lo(r->z, p), p->shard, ZG_PHASE_UPDATE));
+        in_group(collective(ZG_STEP_GATHER, p->buf, 0, p->buf, zg__zero_lo(r->z, p), p->shard, ZG_PHASE_UPDATE), zg__group(r->z)));
   }
 }
 

@@ -12,11 +12,11 @@
 
 static void add_part(zg_zero *z, const zg_param_attr *a) {
   if (!zg_map_put(&z->by_name, a->name, z->parts.n)) return;
-  const int64_t n = zg_elems(&a->type), world = z->o.world;
+  const int64_t n = zg_elems(&a->type), cut = zg__cut(z);
   zg_zero_part p = {.name = zg_arena_str(&z->mem, a->name),
                     .type = a->type,
                     .n = n,
-                    .shard = (n + world - 1) / world,
+                    .shard = (n + cut - 1) / cut,
                     .role = (zg_param_role)a->role};
   zg_vec_push(&z->parts, p);
 }
@@ -159,5 +159,6 @@ zg_status zg__zero_split(void *self, zg_pipeline *p) {
   p->main = g;
   p->o.optimizer.sums = ZG_ZERO_ALL;
   p->o.optimizer.ranks = z->o.world;
+  p->o.optimizer.shards = zg__cut(z);
   return NULL;
 }

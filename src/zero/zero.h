@@ -11,6 +11,14 @@
 //   2      params whole; grad and optimizer shards       reduce_scatter, every micro-step; gather          (k + 1) P
 //   3      shards; a param kept whole counts as stage 2  gather before use, release after, reduce_scatter  <= 3 k P
 //
+// Groups of neighbouring ranks (one machine, as a rule), stage 3:
+//   shard_ranks S   a tensor is cut over S ranks, and each of the N / S groups holds it all (MiCS, Zhang et al. 2022; FSDP's
+//                   HYBRID_SHARD): gathers and reduce_scatters stay within a group, and ranks of one place in their groups all_reduce
+//                   their gradient shards, once per update: 2 (G - 1) / G of the shard, G = N / S. Sums run within groups first.
+//   second_ranks H  after its forward use a rank keeps the part of a tensor that it has to give within its group of H, and the
+//                   backward pass gathers within the group (hpZ of ZeRO++, Wang et al. 2023): same bits, (N - 1) / N P per micro-step
+//                   between all and (H - 1) / H P within groups, for P / H more memory between the two passes.
+//
 // (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are reduced and accumulated in
 // f32. The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in
 // every stage, so that all stages clip by the same bits.
@@ -28,6 +36,7 @@ typedef struct {
 
 typedef struct {
   uint32_t stage, rank, world;  // world 1 is legal: the same schedule, collectives move nothing
+  uint32_t shard_ranks, second_ranks;  // stage 3: ranks of a group, as above; 0: all ranks, none
   int64_t micro_steps;          // k
   int64_t
       persistence_threshold;  // stage 3: tensors of at most so many elements stay whole (negative: none) ...
@@ -51,14 +60,15 @@ zg_zero_options zg_zero_defaults(void);  // DeepSpeed's defaults; stage 2, one r
 typedef struct {
   const char *name;
   zg_type type;      // whole
-  int64_t n, shard;  // elements; elements of a shard, ceil(n / world)
+  int64_t n, shard;  // elements; elements of a shard, ceil(n / ranks that it is cut over)
   zg_param_role role;
   bool sharded;        // at rest this rank has its shard alone
   uint32_t buf, grad;  // buffers at rest; 0: none
 } zg_zero_part;
 
 typedef struct zg_zero zg_zero;
-// ZG_INVALID for a stage above 3, a rank outside of the world, offload that the stage does not have.
+// ZG_INVALID for a stage above 3, a rank outside of the world, offload that the stage does not have, groups that do not divide the
+// ranks, or below stage 3.
 zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out);
 void zg_zero_free(zg_zero *z);  // NULL ok
 const zg_zero_options *zg_zero_options_of(const zg_zero *z);

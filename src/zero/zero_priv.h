@@ -7,7 +7,8 @@ struct zg_zero {
   zg_arena mem;
   ZG_VEC(zg_zero_part) parts;
   zg_map by_name;
-  uint64_t gathered[2];  // bytes of shards gathered per micro-step: [0] once, [1] twice (formula of stage 3)
+  // Bytes of shards gathered per micro-step: [0] for one pass, [1] for both, [2] second shards (formula of stage 3).
+  uint64_t gathered[3];
 };
 
 // Names of the buffers that are not the model's.
@@ -16,9 +17,16 @@ struct zg_zero {
 enum { ZG_ZERO_COLUMNS = 3 };
 #define ZG_ZERO_LOSS "@loss.sum"  // f32[]: losses of the micro-steps so far
 
-static inline int64_t zg__zero_lo(const zg_zero *z, const zg_zero_part *p) { return p->shard * z->o.rank; }
+// Ranks that a tensor is cut over, this rank's place among them, their group (sched.h), and how many such groups there are.
+static inline uint32_t zg__cut(const zg_zero *z) { return z->o.shard_ranks ? z->o.shard_ranks : z->o.world; }
+static inline uint32_t zg__place(const zg_zero *z) { return z->o.rank % zg__cut(z); }
+static inline uint32_t zg__group(const zg_zero *z) { return zg__cut(z) == z->o.world ? 0 : ZG_GROUP(zg__cut(z), 1); }
+static inline uint32_t zg__copies(const zg_zero *z) { return z->o.world / zg__cut(z); }
+// Members of a collective.
+static inline uint32_t zg__members(const zg_sched *s, const zg_step *p) { return p->group ? ZG_GROUP_SIZE(p->group) : s->world; }
+static inline int64_t zg__zero_lo(const zg_zero *z, const zg_zero_part *p) { return p->shard * zg__place(z); }
 static inline uint32_t zg__elem_bytes(const zg_zero_part *p) { return zg_dtype_bytes(p->type.dtype); }
-static inline int64_t zg__padded(const zg_zero *z, const zg_zero_part *p) { return p->shard * z->o.world; }
+static inline int64_t zg__padded(const zg_zero *z, const zg_zero_part *p) { return p->shard * zg__cut(z); }
 // The optimizer works on this rank's shard of the tensor.
 static inline bool zg__updates_shard(const zg_zero *z) { return z->o.stage >= 1; }
 static inline bool zg__shards_grads(const zg_zero *z) { return z->o.stage >= 2; }

@@ -106,6 +106,74 @@ START_TEST(bytes_sent) {
 }
 END_TEST
 
+// Sum over trained tensors of ceil(ceil(n / cut) / parts); only those that are gathered for the backward pass again, if asked for.
+static uint64_t pieces(const zg_session *s, uint64_t cut, uint64_t parts, bool again) {
+  uint32_t n;
+  uint64_t sum = 0;
+  const zg_zero_part *p = zg_zero_parts(s->zero, &n);
+  for (uint32_t i = 0; i < n; i++) {
+    char name[256];
+    snprintf(name, sizeof name, "%s.backward", p[i].name);
+    if (p[i].role != ZG_ROLE_TRAINABLE || (again && !zg_sched_find_buf(zg_session_sched(s), name))) continue;
+    const uint64_t shard = ((uint64_t)p[i].n + cut - 1) / cut;
+    sum += (shard + parts - 1) / parts;
+  }
+  return sum;
+}
+
+static uint64_t sent_in_groups(uint64_t n, int64_t k, const char *group, const char *distance, zg_session **s, zg_config **cfg) {
+  const char *sets[] = {distance, group};
+  sim_options o = {.model = "torch_mlp_digits", .n = (uint32_t)n, .stage = 3, .k = k, .sets = sets, .n_sets = 2};
+  *s = plan(&o, cfg);
+  const zg_zero_traffic t = zg_zero_traffic_of((*s)->zero, zg_session_sched(*s));
+  const uint64_t sent = t.all_reduce + t.reduce_scatter + t.gather - t.scalars;
+  ck_assert_uint_eq(sent, zg_zero_formula_of((*s)->zero, zg_session_sched(*s)).sent);
+  return sent;
+}
+
+// Shards within groups of S: k reductions and k gathers in the group, one all-reduce of the shards between G groups.
+START_TEST(sent_between_groups) {
+  static const struct { uint64_t n, group; const char *set; } cases[] = {
+      {4, 2, "zero.mics_shard_size=2"}, {8, 4, "zero.mics_shard_size=4"}, {64, 8, "zero.mics_shard_size=8"}, {6, 1, "zero.mics_shard_size=1"}};
+  for (size_t i = 0; i < ZG_COUNT(cases); i++)
+    for (int64_t k = 1; k < 4; k += 2) {
+      zg_session *s;
+      zg_config *cfg;
+      const uint64_t n = cases[i].n, in = cases[i].group, groups = n / in;
+      const uint64_t sent = sent_in_groups(n, k, cases[i].set, "zero.stage3_max_reuse_distance=1000000000", &s, &cfg);
+      const uint64_t within = (uint64_t)k * 2 * 4 * (in - 1) * pieces(s, in, 1, false), between = 2 * 4 * (groups - 1) * pieces(s, in, groups, false);
+      ck_assert_uint_eq(sent, within + between);
+      uint64_t have[ZG_N_BUF_ROLES];
+      zg_zero_at_rest(zg_session_sched(s), have);
+      ck_assert_uint_eq(have[ZG_BUF_GRAD], 4 * pieces(s, in, 1, false));
+      zg_session_close(s);
+      zg_config_free(cfg);
+    }
+}
+END_TEST
+
+// Second shards in groups of H: what is gathered again for the backward pass comes from the group.
+START_TEST(sent_for_second_shards) {
+  static const struct { uint64_t n, group; const char *set; } cases[] = {
+      {4, 2, "zero.zero_hpz_partition_size=2"}, {8, 4, "zero.zero_hpz_partition_size=4"}, {64, 8, "zero.zero_hpz_partition_size=8"}};
+  for (size_t i = 0; i < ZG_COUNT(cases); i++)
+    for (int64_t k = 1; k < 4; k += 2) {
+      zg_session *s;
+      zg_config *cfg;
+      const uint64_t n = cases[i].n, in = cases[i].group;
+      const uint64_t plain = sent_in_groups(n, k, "zero.zero_hpz_partition_size=1", "zero.stage3_max_reuse_distance=0", &s, &cfg);
+      zg_session_close(s);
+      zg_config_free(cfg);
+      const uint64_t sent = sent_in_groups(n, k, cases[i].set, "zero.stage3_max_reuse_distance=0", &s, &cfg);
+      const uint64_t again = pieces(s, n, 1, true), second = pieces(s, in, 1, true);
+      ck_assert_uint_gt(again, 0);
+      ck_assert_uint_eq(sent, plain - (uint64_t)k * 4 * (n - 1) * again + (uint64_t)k * 4 * (in - 1) * second);
+      zg_session_close(s);
+      zg_config_free(cfg);
+    }
+}
+END_TEST
+
 // Ranks hash the same sequence of collectives; another stage has another one.
 START_TEST(hashes) {
   uint64_t first = 0;
@@ -173,6 +241,19 @@ START_TEST(refusals) {
   ck_assert(s && strstr(zg_status_message(s), "rank 1 of 1"));
   zg_status_free(s);
   o.rank = 0;
+  o.shard_ranks = 2;
+  s = zg_zero_new(&o, &z);
+  ck_assert(s && strstr(zg_status_message(s), "mics_shard_size: groups of ranks are for zero_stage 3"));
+  zg_status_free(s);
+  o.stage = 3, o.world = 5;
+  s = zg_zero_new(&o, &z);
+  ck_assert(s && strstr(zg_status_message(s), "groups of 2 do not divide 5 ranks"));
+  zg_status_free(s);
+  o.world = 4, o.second_ranks = 2;
+  s = zg_zero_new(&o, &z);
+  ck_assert(s && strstr(zg_status_message(s), "give one of them"));
+  zg_status_free(s);
+  o.stage = 2, o.world = 1, o.shard_ranks = o.second_ranks = 0;
   o.offload_param = ZG_SPACE_HOST;
   s = zg_zero_new(&o, &z);
   ck_assert(s && strstr(zg_status_message(s), "offload_param"));
@@ -186,6 +267,8 @@ int main(void) {
   tcase_set_timeout(t, 120);
   tcase_add_loop_test(t, bytes_at_rest, 0, ZG_COUNT(worlds));
   tcase_add_loop_test(t, bytes_sent, 0, ZG_COUNT(worlds));
+  tcase_add_test(t, sent_between_groups);
+  tcase_add_test(t, sent_for_second_shards);
   tcase_add_test(t, hashes);
   tcase_add_test(t, budgets);
   tcase_add_test(t, refusals);

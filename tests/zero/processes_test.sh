@@ -26,6 +26,14 @@ same offload n2-s0
 run plain 2 3 --set zero.overlap_comm=false
 same plain n2-s0
 
+# Second shards in groups change nothing; shards in groups sum in another order.
+run hpz 4 3 --set zero.zero_hpz_partition_size=2
+same hpz n4-s0
+run mics 4 3 --set zero.mics_shard_size=2 --set training.save_every=4
+run micsagain 4 3 --set zero.mics_shard_size=2 --resume-from "$tmp/mics/step-00000004"
+same micsagain mics
+cmp -s "$tmp/mics/model.onnx" "$tmp/n4-s0/model.onnx" && { echo "FAIL: groups of 2 summed like 4 ranks"; fail=$((fail + 1)); }
+
 # Stopped after step 4 on two ranks in stage 3, resumed on four in stage 1, and on four in stage 2: the same.
 run half 2 3 --set training.save_every=4
 for stage in 1 2; do run "resumed$stage" 4 $stage --resume-from "$tmp/half/step-00000004"; done

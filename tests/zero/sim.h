@@ -66,6 +66,7 @@ static inline zg_config *sim_config(const sim_options *o) {
   zg_str_add(&text[5], "zero.stage=%u", o->stage);
   zg_str_add(&text[6], "threads=1");
   zg_str_add(&text[7], "zero.stage3_param_persistence_threshold=0");
+  zg_str_add(&text[8], "num_processes=%u", o->n ? o->n : 1);
   while (text[n].at) sets[n] = text[n].at, n++;
   for (size_t i = 0; i < o->n_sets; i++) sets[n + i] = o->sets[i];
   zg_config *cfg;
@@ -106,12 +107,14 @@ static inline void sim_write(sim *s, uint32_t r, uint32_t buf, int64_t at, const
       "write");
 }
 
-static inline float *sim_sum(sim *s, const zg_step *const *p, uint32_t which, int64_t at, int64_t n) {
+// Sum over n ranks; p and ranks: of each of them, its step and its number.
+static inline float *sim_sum(sim *s, const zg_step *const *p, const uint32_t *ranks, uint32_t n_ranks, uint32_t which, int64_t at,
+                             int64_t n) {
   float *sum = NULL;
-  for (uint32_t q = 0; q < s->n; q++) {
+  for (uint32_t q = 0; q < n_ranks; q++) {
     const uint32_t buf = which ? p[q]->b : p[q]->a;
-    ck_assert_int_eq(zg_session_sched(s->rank[q])->bufs.at[buf].dtype, ZG_F32);
-    float *x = sim_read(s, q, buf, at, n);
+    ck_assert_int_eq(zg_session_sched(s->rank[ranks[q]])->bufs.at[buf].dtype, ZG_F32);
+    float *x = sim_read(s, ranks[q], buf, at, n);
     for (int64_t i = 0; sum && i < n; i++) sum[i] += x[i];
     if (sum) zg_free(x);
     else sum = x;
@@ -119,34 +122,41 @@ static inline float *sim_sum(sim *s, const zg_step *const *p, uint32_t which, in
   return sum;
 }
 
-static inline void sim_collective(sim *s, const zg_step *const *p) {
+static inline uint64_t sim_in_group(sim *s, const zg_step *const *p, const uint32_t *ranks, uint32_t n_ranks) {
   const int64_t n = p[0]->n;
   void *piece[SIM_MAX];
-  const zg_sched *d = zg_session_sched(s->rank[0]);
-  const uint64_t bytes = (uint64_t)n * zg_dtype_bytes(d->bufs.at[p[0]->a].dtype);
-  uint64_t sent = 0;
+  const zg_sched *d = zg_session_sched(s->rank[ranks[0]]);
+  const uint64_t size = zg_dtype_bytes(d->bufs.at[p[0]->a].dtype), bytes = (uint64_t)n * size;
   if (p[0]->kind == ZG_STEP_GATHER) {
-    sent = bytes * (s->n - 1);
-    for (uint32_t q = 0; q < s->n; q++) piece[q] = sim_read(s, q, p[q]->b, p[q]->b_at, n);
-    for (uint32_t r = 0; r < s->n; r++)
-      for (uint32_t q = 0; q < s->n; q++) sim_write(s, r, p[r]->a, p[r]->a_at + q * n, piece[q], n);
-    for (uint32_t q = 0; q < s->n; q++) zg_free(piece[q]);
-  } else if (p[0]->kind == ZG_STEP_REDUCE_SCATTER) {
-    sent = bytes * (s->n - 1);
-    for (uint32_t r = 0; r < s->n; r++) piece[r] = sim_sum(s, p, 1, p[r]->b_at + r * n, n);
-    for (uint32_t r = 0; r < s->n; r++) sim_write(s, r, p[r]->a, p[r]->a_at, piece[r], n), zg_free(piece[r]);
-  } else if (p[0]->kind == ZG_STEP_ALL_REDUCE) {
-    ck_assert_int_eq(n % s->n, 0);
-    sent = 2 * bytes / s->n * (s->n - 1);
-    float *sum = sim_sum(s, p, 0, p[0]->a_at, n);
-    for (uint32_t r = 0; r < s->n; r++) sim_write(s, r, p[r]->a, p[r]->a_at, sum, n);
-    zg_free(sum);
-  } else {
-    void *x = sim_read(s, p[0]->peer, p[0]->a, p[0]->a_at, n);
-    for (uint32_t r = 0; r < s->n; r++) sim_write(s, r, p[r]->a, p[r]->a_at, x, n);
-    zg_free(x);
+    for (uint32_t q = 0; q < n_ranks; q++) piece[q] = sim_read(s, ranks[q], p[q]->b, p[q]->b_at, n);
+    for (uint32_t r = 0; r < n_ranks; r++)
+      for (uint32_t q = 0; q < n_ranks; q++) sim_write(s, ranks[r], p[r]->a, p[r]->a_at + q * n, piece[q], n);
+    for (uint32_t q = 0; q < n_ranks; q++) zg_free(piece[q]);
+    return bytes * (n_ranks - 1);
   }
-  if (d->bufs.at[p[0]->a].name[0] != '@') s->sent += sent;
+  if (p[0]->kind == ZG_STEP_REDUCE_SCATTER) {
+    for (uint32_t r = 0; r < n_ranks; r++) piece[r] = sim_sum(s, p, ranks, n_ranks, 1, p[r]->b_at + r * n, n);
+    for (uint32_t r = 0; r < n_ranks; r++) sim_write(s, ranks[r], p[r]->a, p[r]->a_at, piece[r], n), zg_free(piece[r]);
+    return bytes * (n_ranks - 1);
+  }
+  const bool sums = p[0]->kind == ZG_STEP_ALL_REDUCE;
+  void *x = sums ? (void *)sim_sum(s, p, ranks, n_ranks, 0, p[0]->a_at, n) : sim_read(s, ranks[p[0]->peer], p[0]->a, p[0]->a_at, n);
+  for (uint32_t r = 0; r < n_ranks; r++) sim_write(s, ranks[r], p[r]->a, p[r]->a_at, x, n);
+  zg_free(x);
+  return sums ? 2 * (((uint64_t)n + n_ranks - 1) / n_ranks) * (n_ranks - 1) * size : 0;
+}
+
+static inline void sim_collective(sim *s, const zg_step *const *p) {
+  const uint32_t group = p[0]->group, size = group ? ZG_GROUP_SIZE(group) : s->n, stride = group ? ZG_GROUP_STRIDE(group) : 1;
+  ck_assert_uint_eq(s->n % (size * stride), 0);
+  for (uint32_t base = 0; base < s->n; base++) {
+    uint32_t ranks[SIM_MAX];
+    const zg_step *steps[SIM_MAX];
+    if (base / stride % size) continue;   // not the first of its group
+    for (uint32_t i = 0; i < size; i++) ranks[i] = base + i * stride, steps[i] = p[ranks[i]];
+    const uint64_t sent = sim_in_group(s, steps, ranks, size);
+    if (base == 0 && zg_session_sched(s->rank[0])->bufs.at[p[0]->a].name[0] != '@') s->sent += sent;
+  }
 }
 
 // ---- steps --------------------------------------------------------------------------------------------------------

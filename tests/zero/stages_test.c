@@ -121,6 +121,42 @@ START_TEST(variants_agree) {
 }
 END_TEST
 
+// Groups of ranks. Second shards (hpZ) change no bit of stage 3. Shards within groups (MiCS, HYBRID_SHARD) sum within groups first, and
+// every group ends with the same parameters: what a rank outside of the first group holds is compared through its gathers.
+static const struct {
+  uint32_t ranks;
+  const char *sets[3];
+  size_t n;
+} groups[] = {
+    {4, {"zero.zero_hpz_partition_size=2"}, 1},
+    {8, {"zero.zero_hpz_partition_size=2"}, 1},
+    {8, {"zero.zero_hpz_partition_size=4", "mixed_precision=bf16"}, 2},
+    {4, {"zero.zero_hpz_partition_size=2", "zero.offload_param.device=cpu", "zero.stage3_param_persistence_threshold=500"}, 3},
+    {4, {"zero.mics_shard_size=2"}, 1},
+    {8, {"zero.mics_shard_size=4"}, 1},
+    {8, {"zero.mics_shard_size=2", "zero.stage3_param_persistence_threshold=500", "zero.overlap_comm=false"}, 3},
+    {4, {"zero.mics_shard_size=1"}, 1},
+    {6, {"zero.mics_shard_size=3", "zero.offload_param.device=cpu", "zero.offload_optimizer.device=cpu"}, 3},
+};
+
+START_TEST(groups_agree) {
+  char what[128];
+  const size_t i = (size_t)_i / 2;
+  const bool second = strstr(groups[i].sets[0], "hpz") != NULL, half = second && groups[i].n == 2;
+  sim_options o = {.model = model, .n = groups[i].ranks, .k = _i % 2 ? 3 : 1, .stage = 3};
+  if (half) o.sets = groups[i].sets + 1, o.n_sets = 1;
+  result plain = train(&o, true, true);
+  o.sets = groups[i].sets;
+  o.n_sets = groups[i].n;
+  result r = train(&o, true, true);
+  snprintf(what, sizeof what, "%s, %u ranks, k = %lld, %s", model, o.n, (long long)o.k, groups[i].sets[0]);
+  if (second) same_bits(&plain, &r, what);
+  else near(&plain, &r, 1e-6, what);
+  zg_free(plain.params);
+  zg_free(r.params);
+}
+END_TEST
+
 // Offloaded state takes no device memory at rest.
 START_TEST(offload_saves_memory) {
   const char *sets[] = {"zero.offload_optimizer.device=cpu", "zero.offload_param.device=cpu"};
@@ -182,8 +218,11 @@ int main(int argc, char **argv) {
   if (n > 0) tcase_add_loop_test(t, one_micro_step, 0, n);
   if (n > 0) tcase_add_loop_test(t, three_micro_steps, 0, n);
   if (n == 0) tcase_add_loop_test(t, variants_agree, 0, ZG_COUNT(variants));
+  const bool small = !strcmp(model, "torch_mlp_digits");
+  if (n == 0) tcase_add_loop_test(t, groups_agree, 0, small ? 2 * ZG_COUNT(groups) : 2);
+  if (n == 0 && !small) tcase_add_loop_test(t, groups_agree, 8, 10);   // the first of each kind
   if (n == 0) tcase_add_test(t, offload_saves_memory);
-  if (n == 0 && !strcmp(model, "torch_mlp_digits")) tcase_add_loop_test(t, overflow_changes_nothing, 0, 8);
+  if (n == 0 && small) tcase_add_loop_test(t, overflow_changes_nothing, 0, 8);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

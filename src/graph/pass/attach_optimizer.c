@@ -192,7 +192,8 @@ static zg_val squared_norm(zg_builder *b, const zg_opt_spec *o, const zg_val *gr
   if (o->sums) {
     const int64_t dim[2] = {o->ranks, 3};
     const zg_state_attr all = {.name = o->sums, .type = zg_type_make(ZG_F32, 2, dim), .role = ZG_STATE_SCALAR};
-    return zg_b_reduce_all(b, ZG_RED_SUM, zg_b_slice1(b, zg_b_state(b, &all), 1, 0, 1));
+    const zg_val column = zg_b_slice1(b, zg_b_state(b, &all), 1, 0, 1);
+    return zg_b_reduce_all(b, ZG_RED_SUM, o->shards < o->ranks ? zg_b_slice1(b, column, 0, 0, o->shards) : column);
   }
   zg_val sum = {0};
   completion *order = zg_alloc(sizeof *order * (n + 1));
