@@ -61,9 +61,16 @@ static void print_table(const zg_session *s, const zg_report *r, const zg_device
   for (int i = 0; i < ZG_N_BUF_ROLES; i++)
     if (r->by_role[i]) printf("  %-12s %12s\n", zg_role_name((zg_buf_role)i), zg_cli_bytes(r->by_role[i]));
   printf("\nlargest tensors alive then\n");
-  for (size_t i = 0; i < r->alive.n && i < n_tensors; i++)
-    printf("  %12s  %-10s %s %s\n", zg_cli_bytes(r->alive.at[i].bytes), zg_role_name((zg_buf_role)d->bufs.at[r->alive.at[i].buf].role),
-           tensor_name(s, &r->alive.at[i]), zg_type_text(&d->bufs.at[r->alive.at[i].buf].type));
+  for (size_t i = 0, n = 0; i < r->alive.n && n < n_tensors; i++) {
+    const zg_report_buf *a = &r->alive.at[i];
+    if (a->in_place) continue;   // its bytes are those of another one here
+    n++;
+    const zg_buf *b = &d->bufs.at[a->buf];
+    const bool computed = !b->persistent && d->steps.at[a->made].kind == ZG_STEP_KERNEL;
+    const char *by = computed ? zg_step_label(d, a->made) : "";
+    printf("  %12s  %-10s %s %s%s%s\n", zg_cli_bytes(a->bytes), zg_role_name((zg_buf_role)b->role), tensor_name(s, a), zg_type_text(&b->type),
+           *by ? ", made by " : "", by);
+  }
 }
 
 static void print_json(const zg_session *s, const zg_report *r, const zg_device_model *device) {

@@ -44,7 +44,9 @@ static int by_bytes(const void *a, const void *b) {
 static int by_place(const void *a, const void *b, void *context) {
   const zg_sched *s = context;
   const zg_buf *x = &s->bufs.at[((const zg_report_buf *)a)->buf], *y = &s->bufs.at[((const zg_report_buf *)b)->buf];
-  return x->offset != y->offset ? (x->offset < y->offset ? -1 : 1) : 0;
+  if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+  const uint32_t i = ((const zg_report_buf *)a)->made, j = ((const zg_report_buf *)b)->made;   // what was there first
+  return i != j ? (i < j ? -1 : 1) : 0;
 }
 
 void zg_report_make(const zg_sched *s, zg_report *r) {
@@ -57,16 +59,24 @@ void zg_report_make(const zg_sched *s, zg_report *r) {
     const zg_buf *x = &s->bufs.at[b];
     if (x->space != ZG_SPACE_DEVICE) continue;
     if (x->persistent) r->persistent += x->bytes;
-    if (l[b].first <= r->peak_step && r->peak_step <= l[b].last) zg_vec_push(&r->alive, (zg_report_buf){b, x->bytes});
+    if (l[b].first <= r->peak_step && r->peak_step <= l[b].last) zg_vec_push(&r->alive, ((zg_report_buf){.buf = b, .bytes = x->bytes, .made = x->persistent ? 0 : l[b].first}));
   }
   qsort_r(r->alive.at, r->alive.n, sizeof *r->alive.at, by_place, (void *)s);
   for (size_t i = 0; i < r->alive.n; i++) {
     const zg_buf *x = &s->bufs.at[r->alive.at[i].buf];
     bool shared = i && s->bufs.at[r->alive.at[i - 1].buf].offset == x->offset && s->bufs.at[r->alive.at[i - 1].buf].bytes && x->bytes;
+    r->alive.at[i].in_place = shared;
     if (!shared) r->by_role[x->role] += x->bytes;
   }
   if (r->alive.n) qsort(r->alive.at, r->alive.n, sizeof *r->alive.at, by_bytes);
   zg_arena_fini(&mem);
+}
+
+const char *zg_step_label(const zg_sched *s, uint32_t step) {
+  if (step >= s->steps.n) return "";
+  const zg_step *p = &s->steps.at[step];
+  if (p->kind == ZG_STEP_KERNEL) return s->kernels.at[p->kernel].label;
+  return p->kind == ZG_STEP_RECORD || p->kind == ZG_STEP_WAIT ? "" : s->bufs.at[p->a].name;
 }
 
 void zg_report_fini(zg_report *r) { zg_vec_fini(&r->alive); }

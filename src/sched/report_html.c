@@ -67,17 +67,6 @@ static void quote(zg_str *out, const char *text) {
   zg_str_add(out, "\"");
 }
 
-static const char *step_label(const zg_sched *s, const zg_step *p) {
-  switch (p->kind) {
-    case ZG_STEP_KERNEL: return s->kernels.at[p->kernel].label;
-    case ZG_STEP_RECORD:
-    case ZG_STEP_WAIT: return "";
-    case ZG_STEP_PARTITION: case ZG_STEP_GATHER: case ZG_STEP_REDUCE_SCATTER: case ZG_STEP_ALL_REDUCE: case ZG_STEP_BROADCAST:
-    case ZG_STEP_COPY: case ZG_STEP_RELEASE: case ZG_N_STEP_KINDS: break;
-  }
-  return s->bufs.at[p->a].name;
-}
-
 static void list(zg_str *out, const char *name, const char *const *at, size_t n) {
   zg_str_add(out, ",\n\"%s\":[", name);
   for (size_t i = 0; i < n; i++) {
@@ -111,9 +100,14 @@ static void add_figures(picture *x, zg_str *out) {
   add_figure(out, "at rest", NULL, r->persistent);
   if (r->alive.n) {
     const zg_buf *largest = &s->bufs.at[r->alive.at[0].buf];
-    add_figure(out, "largest tensor at the peak", zg_arena_printf(&x->mem, "%s (%.1f MiB)", largest->name, (double)largest->bytes / 0x1p20), 0);
+    const zg_step *by = &s->steps.at[r->alive.at[0].made];
+    const char *made = largest->persistent           ? "at rest"
+                       : by->kind == ZG_STEP_KERNEL ? zg_arena_printf(&x->mem, "made by %s", zg_step_label(s, r->alive.at[0].made))
+                                                    : kinds[by->kind];
+    add_figure(out, "largest tensor at the peak", zg_arena_printf(&x->mem, "%.1f MiB: %s, %s", (double)largest->bytes / 0x1p20, largest->name, made), 0);
   }
-  add_figure(out, "arithmetic", zg_arena_printf(&x->mem, "%.3g GFLOP", r->flops / 1e9), 0);
+  const bool tera = r->flops >= 1e12;
+  add_figure(out, "arithmetic", zg_arena_printf(&x->mem, "%.4g %s", r->flops / (tera ? 1e12 : 1e9), tera ? "TFLOP" : "GFLOP"), 0);
   add_figure(out, "steps", zg_arena_printf(&x->mem, "%zu", s->steps.n), 0);
   zg_str_add(out, "]");
 }
@@ -125,7 +119,7 @@ static void add_steps(picture *x, zg_str *out) {
   zg_str_add(out, ",\n\"steps\":[");
   for (size_t i = 0; i < s->steps.n; i++) {
     const zg_step *p = &s->steps.at[i];
-    const char *text = step_label(s, p);
+    const char *text = zg_step_label(s, (uint32_t)i);
     uint64_t id = 0;
     if (!zg_map_get(&seen, text, &id)) {
       id = labels.n;
@@ -283,7 +277,7 @@ void zg_report_trace(const zg_sched *s, const zg_picture *p, zg_str *out) {
     if (x.time[i].length > 0) {
       zg_str_add(out, ",\n{\"ph\":\"X\",\"pid\":%u,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f,\"cat\":\"%s\",\"name\":", s->rank, t->stream, x.time[i].start * 1e6,
                  x.time[i].length * 1e6, phases[t->phase]);
-      quote(out, step_label(s, t));
+      quote(out, zg_step_label(s, (uint32_t)i));
       zg_str_add(out, ",\"args\":{\"step\":%zu,\"kind\":\"%s\"}}", i, kinds[t->kind]);
       zg_str_add(out, ",\n{\"ph\":\"C\",\"pid\":%u,\"ts\":%.3f,\"name\":\"bytes alive\",\"args\":{\"device\":%" PRId64 "}}", s->rank, x.time[i].start * 1e6, live);
     }
