@@ -1,6 +1,7 @@
 // Every kernel that a model's training step needs compiles with the real NVRTC, to CUBIN, for each architecture; loop kernels without
 // spilling a byte. usage: compile_test CONFIG [KEY=VALUE...]; ZG_TEST_REPORT=1 prints a line a kernel: registers, shared memory, spills,
-// and how many of a multiprocessor's threads can be there at once. Exit status 77: no NVRTC
+// and how many of a multiprocessor's threads can be there at once; ZG_TEST_ARCH=90 compiles for one architecture alone;
+// ZG_TEST_CACHE=folder uses a cache. Exit status 77: no NVRTC
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -48,8 +49,11 @@ static int occupancy(size_t a, const zg__usage *u, const zg__launch *l) {
 static int compile_for(const char *name, const work *w, size_t a) {
   zg__binary b;
   const int arch = limits[a].arch;
+  const char *alone = getenv("ZG_TEST_ARCH");
+  if (alone && atoi(alone) != arch) return 0;
   int bad = 0, most = 0, spilling = 0;
-  zg_status s = zg__compile(w->codes, w->s->kernels.n, arch, "", &b);
+  const char *cache = getenv("ZG_TEST_CACHE");
+  zg_status s = zg__compile(w->codes, w->s->kernels.n, arch, cache ? cache : "", &b);
   if (s && arch == 120 && zg_status_code(s) == ZG_UNSUPPORTED) {
     printf("%s: sm_%d: %s\n", name, arch, zg_status_message(s));
     zg_status_free(s);
@@ -75,7 +79,8 @@ static int compile_for(const char *name, const work *w, size_t a) {
     fprintf(stderr, "%s: usage of %zu kernels of %u was reported\n", name, b.usage.n, b.n_kernels);
     bad = 1;
   }
-  printf("%s: sm_%d: %u kernels in %.2f s, at most %d registers, %d spill\n", name, arch, b.n_kernels, b.seconds, most, spilling);
+  printf("%s: sm_%d: %u kernels in %.2f s (%u of %u programs cached), at most %d registers, %d spill\n", name, arch, b.n_kernels, b.seconds,
+         b.n_cached, b.n_programs, most, spilling);
   fflush(stdout);
   zg__binary_fini(&b);
   return bad;
