@@ -112,3 +112,8 @@ typedef struct { int64_t tb, rows, ignore, reduction; double smoothing, scale; }
 // Attention with softcap (0: none) and f64 (softmax in double); operands as flash_attention's, one result. op/attention.c
 extern const zg_op zg_op_attention;
 typedef struct { int64_t causal, offset, f64; double scale, softcap; } zg_attention_attr;
+// (x[, scale][, bias]) -> y, mean, rstd and (x[, scale]) -> y, rstd over dims axis ..; scale and bias broadcast to x. op/norm.c
+extern const zg_op zg_op_layer_norm, zg_op_rms_norm;
+typedef struct { int64_t axis; double eps; } zg_norm_attr;
+// (x: [.., D], c, s: broadcast to x) -> x * c + r * s with r = [-x2, x1] for the halves x1, x2 of x's last dim. op/rotary.c
+extern const zg_op zg_op_rotary;

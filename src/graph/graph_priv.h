@@ -36,6 +36,10 @@ void zg__emit_lowered(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val
 // first query with a key? 1: yes, *offset is set; 0: no; -1: not decided (it depends on a leaf, or on ops that intervals do not follow).
 int zg__mask_is_causal(const zg_graph *g, zg_val mask, int64_t t, int64_t s, int64_t *offset);
 
+// ---- part of opt_rotary -------------------------------------------------------------------------------------------------
+typedef struct { zg_val x, c, s; } zg__rotation;
+bool zg__match_rotary(const zg_graph *g, zg_val v, zg__rotation *out);   // v is the op rotary, or spelled-out
+
 // ---- parts of opt_simplify (pass/simplify_activation.c) -----------------------------------------------------------------
 zg_val zg__match_activation(zg_builder *b, zg_val v);   // v, or the one opcode that a spelled-out activation v is
 // Takes constant scalar factors off v: v = result * k (times what *k was).

@@ -10,6 +10,11 @@ zg_status zg_pass_lower_to_core(const zg_graph *g, zg_graph **out);
 // reshape, cast chains, mul by reciprocal constants, matmul with transposed operand -> ta/tb flags, expand feeding a map).
 zg_status zg_pass_opt_simplify(const zg_graph *g, zg_graph **out);
 
+// Spelled-out norms and rotary embeddings become the ops layer_norm, rms_norm and rotary.
+zg_status zg_pass_opt_layer_norm(const zg_graph *g, zg_graph **out);
+zg_status zg_pass_opt_rms_norm(const zg_graph *g, zg_graph **out);
+zg_status zg_pass_opt_rotary(const zg_graph *g, zg_graph **out);
+
 // Spelled-out attention, and the op `attention`, become the core op flash_attention; constant causal masks its attribute.
 zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
 

@@ -45,6 +45,9 @@ static zg_status each_graph(zg_pipeline *p, zg_status (*f)(const zg_graph *, zg_
 }
 
 static zg_status opt_simplify(zg_pipeline *p) { return each_graph(p, zg_pass_opt_simplify); }
+static zg_status opt_layer_norm(zg_pipeline *p) { return each_graph(p, zg_pass_opt_layer_norm); }
+static zg_status opt_rms_norm(zg_pipeline *p) { return each_graph(p, zg_pass_opt_rms_norm); }
+static zg_status opt_rotary(zg_pipeline *p) { return each_graph(p, zg_pass_opt_rotary); }
 static zg_status opt_attention(zg_pipeline *p) { return each_graph(p, zg_pass_opt_attention); }
 static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
 
@@ -208,6 +211,9 @@ static zg_status check_budget(zg_pipeline *p) {
 static const pass pipeline[] = {
     // name             IR     optional needs                          gives            from
     {"opt_simplify",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_simplify},
+    {"opt_layer_norm",   false, true,  0,                               0,               ZG_RUN_FORWARD, opt_layer_norm},
+    {"opt_rms_norm",     false, true,  0,                               0,               ZG_RUN_FORWARD, opt_rms_norm},
+    {"opt_rotary",       false, true,  0,                               0,               ZG_RUN_FORWARD, opt_rotary},
     {"opt_attention",    false, true,  0,                               0,               ZG_RUN_FORWARD, opt_attention},
     {"lower_cells",      false, false, 0,                               0,               ZG_RUN_FORWARD, lower_cells},
     {"attach_loss",      false, false, 0,                               ZG_PROP_LOSS,    ZG_RUN_GRAD,    attach_loss},

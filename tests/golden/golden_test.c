@@ -70,21 +70,32 @@ static zg_status run_simplify(const zg_graph *g, const args *a, zg_graph **out) 
   (void)a;
   return zg_pass_opt_simplify(g, out);
 }
-static zg_status run_attention(const zg_graph *g, const args *a, zg_graph **out) {   // without what it leaves dead
-  (void)a;
+static zg_status without_dead(zg_status (*pass)(const zg_graph *, zg_graph **), const zg_graph *g, zg_graph **out) {
   zg_graph *raw;
-  ZG_TRY(zg_pass_opt_attention(g, &raw));
+  ZG_TRY(pass(g, &raw));
   zg_status s = zg_pass_opt_simplify(raw, out);
   zg_graph_free(raw);
   return s;
 }
+static zg_status run_layer_norm(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return without_dead(zg_pass_opt_layer_norm, g, out);
+}
+static zg_status run_rms_norm(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return without_dead(zg_pass_opt_rms_norm, g, out);
+}
+static zg_status run_rotary(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return without_dead(zg_pass_opt_rotary, g, out);
+}
+static zg_status run_attention(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return without_dead(zg_pass_opt_attention, g, out);
+}
 static zg_status run_merge(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;
-  zg_graph *raw;
-  ZG_TRY(zg_pass_opt_merge_products(g, &raw));
-  zg_status s = zg_pass_opt_simplify(raw, out);
-  zg_graph_free(raw);
-  return s;
+  return without_dead(zg_pass_opt_merge_products, g, out);
 }
 static zg_status run_loss_chunk(const zg_graph *g, const args *a, zg_graph **out) {
   return zg_pass_opt_loss_chunk(g, (int64_t)num(a, "rows", 4), num(a, "seed", 1), out);
@@ -126,6 +137,7 @@ static const struct { const char *name; zg_status (*run)(const zg_graph *, const
     {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
     {"opt_attention", run_attention},  {"lower_half", run_bf16}, {"lower_cells", run_cells}, {"opt_merge_products", run_merge},
     {"opt_loss_chunk", run_loss_chunk},  {"print", run_none},
+    {"opt_layer_norm", run_layer_norm}, {"opt_rms_norm", run_rms_norm},  {"opt_rotary", run_rotary},
 };
 
 // ---- files --------------------------------------------------------------------------------------------------------------

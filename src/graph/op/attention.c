@@ -317,6 +317,10 @@ static zg_val rotate(zg_builder *b, zg_val x, zg_val c, zg_val s, int64_t r, boo
   const int64_t start0[4] = {0}, start1[4] = {0, 0, 0, interleaved ? 1 : r / 2},
                 step[4] = {1, 1, 1, interleaved ? 2 : 1};
   const int64_t size[4] = {t.dim[0], t.dim[1], t.dim[2], r / 2};
+  if (!interleaved && r == t.dim[3]) {
+    const zg_val in[3] = {x, zg_b_concat(b, (zg_val[]){c, c}, 2, 3), zg_b_concat(b, (zg_val[]){s, s}, 2, 3)};
+    return zg_emit1(b, &zg_op_rotary, NULL, in, 3);
+  }
   const zg_val x1 = zg_b_slice(b, x, start0, step, size), x2 = zg_b_slice(b, x, start1, step, size);
   const zg_val re = zg_sub(b, zg_mul(b, x1, c), zg_mul(b, x2, s)),
                im = zg_add(b, zg_mul(b, x1, s), zg_mul(b, x2, c));

@@ -6,10 +6,7 @@
 // the short formulas over xhat, written once in `pull_back`. Statistics of half-precision tensors are f32.
 #include "graph/op/op_priv.h"
 
-typedef struct {
-  int64_t axis;
-  double eps;
-} norm_attr;
+typedef zg_norm_attr norm_attr;
 
 static zg_ints axes_from(int64_t *at, int64_t from, int64_t rank) {
   for (int64_t i = from; i < rank; i++) at[i - from] = i;
@@ -158,7 +155,7 @@ static const zg_op_case layer_norm_cases[] = {
     {.name = "no rows",
      .text = XSB("[0,5]", "[5]") "%4, %5, %6 = layer_norm %1, %2, %3\noutput value \"y\" %4"},
 };
-static const zg_op op_layer_norm = {.name = "layer_norm",
+const zg_op zg_op_layer_norm = {.name = "layer_norm",
                                     ZG_ATTRS(norm_attr, norm_fields),
                                     .n_out = 3,
                                     .infer = layer_norm_infer,
@@ -197,7 +194,7 @@ static const zg_op_case rms_norm_cases[] = {
     {.name = "alone, with its statistic",
      .text = IN("[2,3]") "%2, %3 = rms_norm %1\noutput value \"y\" %2\noutput value \"z\" %3"},
 };
-static const zg_op op_rms_norm = {.name = "rms_norm",
+const zg_op zg_op_rms_norm = {.name = "rms_norm",
                                   ZG_ATTRS(norm_attr, norm_fields),
                                   .n_out = 2,
                                   .infer = rms_norm_infer,
@@ -312,7 +309,7 @@ static zg_status import_layer_norm(zg_onnx_node *n) {
   norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
   ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", -1), zg_b_type(n->b, n->in[0])->rank, &a.axis));
   zg_val out[3];
-  if (zg_emit(n->b, &op_layer_norm, &a, n->in, ZG_MIN(n->n_in, 3u), out, 3))
+  if (zg_emit(n->b, &zg_op_layer_norm, &a, n->in, ZG_MIN(n->n_in, 3u), out, 3))
     for (uint32_t i = 0; i < ZG_MIN(n->n_out, 3u); i++) n->out[i] = out[i];
   return NULL;
 }
@@ -324,7 +321,7 @@ static zg_status import_rms_norm(zg_onnx_node *n) {
   norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
   ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", -1), zg_b_type(n->b, n->in[0])->rank, &a.axis));
   zg_val out[2];
-  if (zg_emit(n->b, &op_rms_norm, &a, n->in, ZG_MIN(n->n_in, 2u), out, 2))
+  if (zg_emit(n->b, &zg_op_rms_norm, &a, n->in, ZG_MIN(n->n_in, 2u), out, 2))
     for (uint32_t i = 0; i < ZG_MIN(n->n_out, 2u); i++) n->out[i] = out[i];
   return NULL;
 }
@@ -341,9 +338,9 @@ static zg_status import_skip_norm(zg_onnx_node *n, bool rms) {
   zg_val out[4] = {{0}};
   if (rms) {
     zg_val r[2];
-    if (zg_emit(b, &op_rms_norm, &a, (zg_val[]){x, n->in[2]}, 2, r, 2)) out[0] = r[0], out[2] = r[1];
+    if (zg_emit(b, &zg_op_rms_norm, &a, (zg_val[]){x, n->in[2]}, 2, r, 2)) out[0] = r[0], out[2] = r[1];
   } else {
-    zg_emit(b, &op_layer_norm, &a, (zg_val[]){x, n->in[2], zg_onnx_in(n, 3)}, zg_is(zg_onnx_in(n, 3)) ? 3 : 2,
+    zg_emit(b, &zg_op_layer_norm, &a, (zg_val[]){x, n->in[2], zg_onnx_in(n, 3)}, zg_is(zg_onnx_in(n, 3)) ? 3 : 2,
             out, 3);
   }
   out[3] = x;
@@ -419,7 +416,7 @@ static zg_status import_batch_norm(zg_onnx_node *n) {
 // ---- ONNX: instance and group norm --------------------------------------------------------------
 static zg_val layer_norm(zg_builder *b, zg_val x, zg_val scale, zg_val bias, int64_t axis, double eps) {
   zg_val out[3] = {{0}};
-  zg_emit(b, &op_layer_norm, &(norm_attr){axis, eps}, (zg_val[]){x, scale, bias}, 3, out, 3);
+  zg_emit(b, &zg_op_layer_norm, &(norm_attr){axis, eps}, (zg_val[]){x, scale, bias}, 3, out, 3);
   return out[0];
 }
 
@@ -530,6 +527,6 @@ static const zg_onnx_row rows[] = {
     {"MeanVarianceNormalization", "", 9, 0, import_mvn},
     {"LRN", "", 1, 0, import_lrn},
 };
-static const zg_op *const ops[] = {&op_layer_norm, &op_rms_norm, &op_batch_norm};
+static const zg_op *const ops[] = {&zg_op_layer_norm, &zg_op_rms_norm, &op_batch_norm};
 const zg_family zg_family_norm = {
     .name = "norm", .ops = ops, .n_ops = ZG_COUNT(ops), .onnx = rows, .n_onnx = ZG_COUNT(rows)};

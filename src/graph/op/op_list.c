@@ -34,6 +34,7 @@ extern const zg_family zg_family_activation;
 extern const zg_family zg_family_recurrent;
 extern const zg_family zg_family_dropout;
 extern const zg_family zg_family_resize;
+extern const zg_family zg_family_rotary;
 extern const zg_family zg_family_image;
 extern const zg_family zg_family_misc;
 extern const zg_family zg_family_cell;
@@ -79,6 +80,7 @@ const zg_family *const zg_families[] = {
     &zg_family_cell,
     &zg_family_dropout,
     &zg_family_resize,
+    &zg_family_rotary,
     &zg_family_image,
     &zg_family_misc,
     &zg_family_signal,
