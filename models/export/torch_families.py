@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore")
 logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 torch.set_num_threads(1)
 STEPS, B, T, V = 3, 2, 12, 40
-LEGACY = ("t5", "swin", "mixtral", "transformer_torch")
+LEGACY = ("t5", "swin", "transformer_torch")
 CASES = {}
 
 
@@ -94,10 +94,30 @@ def gemma():
     return lm(t.GemmaForCausalLM(t.GemmaConfig(**TINY, num_key_value_heads=1, head_dim=8)))
 
 
+def experts(model):
+    """The loop over experts depends on the data; the batched form gathers each token's expert matrices and multiplies them, densely."""
+    model.set_experts_implementation("batched_mm")
+    return lm(model)
+
+
 @case
 def mixtral():
     t = hf()
-    return lm(t.MixtralForCausalLM(t.MixtralConfig(**TINY, num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2)))
+    return experts(t.MixtralForCausalLM(t.MixtralConfig(**TINY, num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2)))
+
+
+@case
+def qwen2_moe():
+    t = hf()
+    return experts(t.Qwen2MoeForCausalLM(t.Qwen2MoeConfig(**TINY, num_key_value_heads=1, moe_intermediate_size=24, num_experts=3,
+                                                          shared_expert_intermediate_size=20, num_experts_per_tok=2)))
+
+
+@case
+def olmoe():
+    t = hf()
+    return experts(t.OlmoeForCausalLM(t.OlmoeConfig(**TINY, num_key_value_heads=1, num_experts=3, num_experts_per_tok=2, eos_token_id=None,
+                                                    pad_token_id=0)))
 
 
 @case
@@ -178,7 +198,8 @@ def vision(m, size=16, n=5, **kw):
 @case
 def densenet():
     from torchvision.models import DenseNet
-    # frozen statistics: under batch statistics the first gain has next to no gradient, and single precision shows only its noise
+    # frozen statistics: under batch statistics the gradient of norm0.weight is 4e-5, a thousandth of the others', what is left of
+    # terms that cancel. In single precision PyTorch's own is off by 5.4e-4 there, zgraph's by 2.1e-4; the median tensor by 1.2e-6.
     return vision(DenseNet(growth_rate=4, block_config=(2, 2), num_init_features=8, bn_size=2, num_classes=5), 32)
 
 
