@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "train/safetensors.h"
 #include "train/session.h"
 
 static void print_signature(const char *what, const zg_signature *v, uint32_t n) {
@@ -16,19 +17,76 @@ static void print_signature(const char *what, const zg_signature *v, uint32_t n)
   }
 }
 
-static void print_params(const zg_session *s) {
-  static const char *const roles[] = {"frozen", "trainable", "running"};
+static const char *const verdicts[] = {"trainable", "frozen", "running", "tied", "constant", "unread"};
+
+static bool is_listed(const zg_onnx_tensor_info *t, const zg_onnx_decision *d, bool all) {
+  return all || d->verdict != ZG_DECIDED_CONSTANT || (zg_dtype_is_float(t->type.dtype) && zg_elems(&t->type) > 1);
+}
+
+static void print_params(const zg_session *s, bool every) {
   int64_t trained = 0, all = 0;
+  uint32_t hidden = 0;
   printf("tensors\n  %-44s %-22s %-10s %s\n", "name", "type", "decision", "because");
-  for (size_t i = 0; i < s->graph->nodes.n; i++) {
-    const zg_node *n = &s->graph->nodes.at[i];
-    if (n->op != &zg_op_param) continue;
-    const zg_param_attr *a = n->attr;
-    printf("  %-44s %-22s %-10s %s\n", a->name, zg_type_text(&a->type), roles[a->role], a->reason ? a->reason : "");
-    all += zg_elems(&a->type);
-    if (a->role == ZG_ROLE_TRAINABLE) trained += zg_elems(&a->type);
+  for (uint32_t i = 0; i < zg_onnx_n_tensors(s->model); i++) {
+    const zg_onnx_tensor_info *t = zg_onnx_tensor_at(s->model, i);
+    zg_onnx_decision d;
+    if (!zg_onnx_decided(s->model, i, &d)) continue;
+    if (d.verdict < ZG_DECIDED_TIED) all += zg_elems(&t->type);
+    if (d.verdict == ZG_DECIDED_TRAINABLE) trained += zg_elems(&t->type);
+    if (is_listed(t, &d, every)) printf("  %-44s %-22s %-10s %s\n", t->name, zg_type_text(&t->type), verdicts[d.verdict], d.reason);
+    else hidden++;
   }
+  if (hidden) printf("  and %u constants of shapes and arithmetic (--all lists them)\n", hidden);
   printf("parameters: %lld, of them trainable: %lld\n", (long long)all, (long long)trained);
+}
+
+static void print_findings(const zg_session *s) {
+  zg_arena mem = {0};
+  zg_onnx_findings f = {0};
+  zg_onnx_examine(s->model, &mem, &f);
+  printf("findings: %zu\n", f.n);
+  for (size_t i = 0; i < f.n; i++)
+    printf("  %s\n    %s\n    in training: %s\n    remedy: %s\n", f.at[i].kind, f.at[i].what, f.at[i].effect, f.at[i].remedy);
+  zg_vec_fini(&f);
+  zg_arena_fini(&mem);
+}
+
+static void put_text(zg_str *out, const char *key, const char *value) {
+  zg_str_add(out, "\"%s\": ", key);
+  zg__json_quote(out, value);
+}
+
+// {"tensors": [{name, type, decision, because}], "findings": [{kind, what, effect, remedy}]}
+static void print_json(const zg_session *s) {
+  zg_arena mem = {0};
+  zg_onnx_findings f = {0};
+  zg_str out = {0};
+  zg_onnx_examine(s->model, &mem, &f);
+  zg_str_add(&out, "{\"tensors\": [");
+  for (uint32_t i = 0; i < zg_onnx_n_tensors(s->model); i++) {
+    const zg_onnx_tensor_info *t = zg_onnx_tensor_at(s->model, i);
+    zg_onnx_decision d = {ZG_DECIDED_UNREAD, ""};
+    zg_onnx_decided(s->model, i, &d);
+    zg_str_add(&out, i ? ",\n  {" : "\n  {");
+    put_text(&out, "name", t->name);
+    put_text((zg_str_add(&out, ", "), &out), "type", zg_type_text(&t->type));
+    put_text((zg_str_add(&out, ", "), &out), "decision", verdicts[d.verdict]);
+    put_text((zg_str_add(&out, ", "), &out), "because", d.reason);
+    zg_str_add(&out, "}");
+  }
+  zg_str_add(&out, "],\n\"findings\": [");
+  for (size_t i = 0; i < f.n; i++) {
+    zg_str_add(&out, i ? ",\n  {" : "\n  {");
+    put_text(&out, "kind", f.at[i].kind);
+    put_text((zg_str_add(&out, ", "), &out), "what", f.at[i].what);
+    put_text((zg_str_add(&out, ", "), &out), "effect", f.at[i].effect);
+    put_text((zg_str_add(&out, ", "), &out), "remedy", f.at[i].remedy);
+    zg_str_add(&out, "}");
+  }
+  printf("%s]}\n", out.at);
+  zg_str_fini(&out);
+  zg_vec_fini(&f);
+  zg_arena_fini(&mem);
 }
 
 static void print_ops(const zg_session *s) {
@@ -51,6 +109,18 @@ static void print_ops(const zg_session *s) {
   zg_map_fini(&count);
 }
 
+static void print_report(const zg_session *s, bool all) {
+  uint32_t n;
+  printf("made by %s, opset %lld\n", zg_onnx_producer(s->model), (long long)zg_onnx_opset(s->model));
+  const zg_signature *v = zg_onnx_inputs(s->model, &n);
+  print_signature("inputs", v, n);
+  v = zg_onnx_outputs(s->model, &n);
+  print_signature("outputs", v, n);
+  print_params(s, all);
+  print_ops(s);
+  print_findings(s);
+}
+
 static zg_status run(int argc, char **argv) {
   zg_cli_config files = {0};
   zg_cli_list rest = {0};
@@ -58,19 +128,14 @@ static zg_status run(int argc, char **argv) {
   zg_config *cfg = NULL;
   zg_session *s = NULL;
   zg_status status = NULL;
-  const zg_cli_option options[] = {ZG_CLI_CONFIG(files)};
+  bool all = false, json = false;
+  const zg_cli_option options[] = {ZG_CLI_CONFIG(files), {"all", .flag = &all}, {"json", .flag = &json}};
   ZG_TRY(zg_cli_parse(argc, argv, options, ZG_COUNT(options), &rest));
   if (rest.n) ZG_TRY(zg_cli_one(&rest, "model", &o.model_path));
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
   ZG_TRY_OUT(zg_session_open(cfg, &o, &s));
-  uint32_t n;
-  printf("made by %s, opset %lld\n", zg_onnx_producer(s->model), (long long)zg_onnx_opset(s->model));
-  const zg_signature *v = zg_onnx_inputs(s->model, &n);
-  print_signature("inputs", v, n);
-  v = zg_onnx_outputs(s->model, &n);
-  print_signature("outputs", v, n);
-  print_params(s);
-  print_ops(s);
+  if (json) print_json(s);
+  else print_report(s, all);
 out:
   zg_session_close(s);
   zg_config_free(cfg);
@@ -78,10 +143,13 @@ out:
 }
 
 const zg_verb zg_verb_inspect = {
-    "inspect", "show a model's inputs, outputs, and what would be trained",
-    "usage: zgraph inspect MODEL.onnx [--config FILE] [--set KEY=VALUE]\n\n"
-    "Lists inputs and outputs, every tensor with the decision whether it is trained and the reason, and the graph's ops.\n"
-    "Symbolic dimensions take 1 unless --set dims.NAME=N says otherwise.\n\n"
+    "inspect", "show a model's inputs, outputs, what would be trained, and what its exporter did to it",
+    "usage: zgraph inspect MODEL.onnx [--config FILE] [--set KEY=VALUE] [--all] [--json]\n\n"
+    "Lists inputs and outputs, every tensor with the decision whether it is trained and the reason, and the graph's ops. Then the\n"
+    "findings: what the export did to the model as a thing to train, with the tensors' names, what it does to training, and the\n"
+    "remedy. Symbolic dimensions take 1 unless --set dims.NAME=N says otherwise.\n"
+    "  --all     also the constants of shapes and arithmetic\n"
+    "  --json    tensors and findings as JSON\n\n"
     "example:\n"
     "  zgraph inspect model.onnx --set frozen='[\"*embedding*\"]'\n",
     run};

@@ -10,7 +10,7 @@ static void open_fixture(setup *s, const char *name) {
 
 static const char *const models[] = {"functions", "if_folded",  "loop",       "scan",     "sequences",
                                      "typed",     "sparse",     "external",   "careless", "minus_dim",
-                                     "half",      "parameters", "side_branch", "weights", "merged"};
+                                     "half",      "parameters", "side_branch", "weights", "merged", "tables"};
 
 START_TEST(values) {
   setup s;
@@ -106,6 +106,34 @@ START_TEST(weights_wherever_they_are) {
 }
 END_TEST
 
+START_TEST(tables_are_no_weights) {
+  setup s;
+  zg_onnx_decision d;
+  open_fixture(&s, "tables");
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "inv_freq", ZG_ROLE_FROZEN, "frequencies");
+  has_role(s.g, "cos_cache", ZG_ROLE_FROZEN, "cosines of rotary positions");
+  has_role(s.g, "sin_cache", ZG_ROLE_FROZEN, "sines of rotary positions");
+  has_role(s.g, "mask", ZG_ROLE_FROZEN, "for all heads alike");
+  has_role(s.g, "learned_wpe", ZG_ROLE_TRAINABLE, "0 of Gather");
+  has_role(s.g, "learned_bias", ZG_ROLE_TRAINABLE, "1 of Add");
+  has_role(s.g, "shape_source", ZG_ROLE_FROZEN, "reaches no output");
+  for (uint32_t i = 0; i < zg_onnx_n_tensors(s.m); i++) {
+    ck_assert(zg_onnx_decided(s.m, i, &d));
+    ck_assert_msg(*d.reason, "%s has no reason", zg_onnx_tensor_at(s.m, i)->name);
+    if (!strcmp(zg_onnx_tensor_at(s.m, i)->name, "one")) ck_assert_int_eq(d.verdict, ZG_DECIDED_CONSTANT);
+  }
+  ck_assert(!zg_onnx_decided(s.m, zg_onnx_n_tensors(s.m), &d));
+  done(&s);
+  static const char *const named[] = {"inv_freq", "mask"};   // the configuration's word counts
+  open_fixture(&s, "tables");
+  ok(import_with(&s, (zg_import_options){.trainable = named, .n_trainable = 2}));
+  has_role(s.g, "inv_freq", ZG_ROLE_TRAINABLE, "trainable: \"inv_freq\"");
+  has_role(s.g, "mask", ZG_ROLE_TRAINABLE, "trainable: \"mask\"");
+  done(&s);
+}
+END_TEST
+
 // ---- merged and split parameters
 // -----------------------------------------------------------------------------------------------------------------
 START_TEST(untied) {
@@ -144,6 +172,74 @@ START_TEST(tied) {
   fails(zg_onnx_tie(s.m, apart, 2), ZG_INVALID, "\"emb\" is f32[6,4], \"w1\" is f32[4,4]");
   fails(zg_onnx_tie(s.m, names, 1), ZG_INVALID, "at least two");
   done(&s);
+}
+END_TEST
+
+// ---- the export doctor
+// -----------------------------------------------------------------------------------------------------------------
+START_TEST(findings) {
+  static const struct { const char *file, *kind, *what; } want[] = {
+      {"merged", "merged parameters", "\"ones\" is read as gain or bias by 4 nodes, the first \"ln1\": 3 parameters"},
+      {"merged", "merged parameters", "\"zeros\" is read as gain or bias by 5 nodes, the first \"ln1\": 4 parameters"},
+      {"merged", "broken tie", "\"head\" is a transposed copy of \"emb\""},
+      {"merged", "missing biases", "layers have no bias: \"e\""},
+      {"damaged", "renamed parameters", "2 trained tensors with made-up names: \"val_7\", \"onnx::MatMul_9\""},
+      {"damaged", "folded BatchNormalization", "\"conv\""},
+      {"damaged", "idle Dropout", "\"drop\""},
+      {"damaged", "half-precision weights", "\"half.weight\""},
+      {"damaged", "quantised weights", "\"stored\""},
+      {"damaged", "unread tensors", "\"left_over\""},
+      {"damaged", "fixed batch size", "\"x\""},
+      {"damaged", "probabilities", "output \"probs\" ends in Softmax \"soft\""},
+      {"damaged", "decisions", "output \"choice\" is made by ArgMax \"pick\""},
+      {"damaged", "wrong shapes", "1 declared types are wrong, the first that of \"r\""},
+      {"parameters", "BatchNormalization", "1 node: \"bn\""},
+      {"parameters", "weights in nodes", "\"train_const\""},
+      {"tables", "tables of positions and masks", "\"cos_cache\", \"sin_cache\""},
+      {"tables", "tables of positions and masks", "\"inv_freq\""},
+      {"tables", "tables of positions and masks", "\"mask\""},
+      {"tables", "no gradient", "\"shape_source\""},
+      {"no_bias", "missing biases", "1 layer has no bias: \"dense1\""},
+      {"no_bias", "no Dropout", "no Dropout"},
+  };
+  zg_onnx_model *m;
+  zg_graph *g;
+  zg_arena mem = {0};
+  zg_onnx_findings f = {0};
+  bool found = false;
+  ok(zg_onnx_load(fixture(want[_i].file, ".onnx"), &m));
+  ok(zg_onnx_import(m, &(zg_import_options){.default_dim = 2}, &g));
+  zg_onnx_examine(m, &mem, &f);
+  for (size_t i = 0; i < f.n; i++) {
+    found |= !strcmp(f.at[i].kind, want[_i].kind) && strstr(f.at[i].what, want[_i].what);
+    ck_assert(*f.at[i].effect && *f.at[i].remedy);
+  }
+  ck_assert_msg(found, "%s: no finding \"%s\" with %s", want[_i].file, want[_i].kind, want[_i].what);
+  zg_vec_fini(&f);
+  zg_arena_fini(&mem);
+  zg_graph_free(g);
+  zg_onnx_free(m);
+}
+END_TEST
+
+// A file that was exported for training has nothing but notes.
+START_TEST(sound_files_have_no_damage) {
+  static const char *const files[] = {"hf_gpt2_raw", "flax_mlp", "nanogpt_tiny", "torch_resnet_small"};
+  static const char *const damage[] = {"merged parameters", "broken tie", "folded BatchNormalization", "missing biases", "quantised weights"};
+  setup s;
+  zg_arena mem = {0};
+  zg_onnx_findings f = {0};
+  s = (setup){0};
+  ok(zg_onnx_load(zoo_file(files[_i], "model.onnx"), &s.m));
+  ok(zg_onnx_import(s.m, &(zg_import_options){.default_dim = 2}, &s.g));
+  zg_onnx_examine(s.m, &mem, &f);
+  for (size_t i = 0; i < f.n; i++)
+    for (size_t k = 0; k < ZG_COUNT(damage); k++)
+      ck_assert_msg(strcmp(f.at[i].kind, damage[k]), "%s: %s: %s", files[_i], f.at[i].kind, f.at[i].what);
+  zg_vec_fini(&f);
+  zg_arena_fini(&mem);
+  zg_graph_free(s.g);
+  zg_onnx_free(s.m);
 }
 END_TEST
 
@@ -234,6 +330,9 @@ int main(void) {
   tcase_add_test(t, roles);
   tcase_add_test(t, globs);
   tcase_add_test(t, weights_wherever_they_are);
+  tcase_add_test(t, tables_are_no_weights);
+  tcase_add_loop_test(t, findings, 0, 22);
+  tcase_add_loop_test(t, sound_files_have_no_damage, 0, 4);
   tcase_add_test(t, untied);
   tcase_add_test(t, tied);
   tcase_add_test(t, half_weights_stay_half);

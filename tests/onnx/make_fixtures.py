@@ -244,6 +244,54 @@ def weights():
     write("weights", m, {"x": f32(2, 4)})
 
 
+def tables():
+    """Float tensors that look like weights: frequencies, caches of cosines and sines, a mask, the source of a shape; beside them
+    learned ones in like places: position embeddings, a bias of scores."""
+    def turned(x, out):
+        return [h.make_node("Split", [x], [out + "1", out + "2"], axis=3, num_outputs=2), h.make_node("Neg", [out + "2"], [out + "n"]),
+                h.make_node("Concat", [out + "n", out + "1"], [out + "t"], axis=3), h.make_node("Mul", [out + "t", out + "_sin"], [out + "s"]),
+                h.make_node("Mul", [x, out + "_cos"], [out + "c"]), h.make_node("Add", [out + "c", out + "s"], [out])]
+    nodes = [h.make_node("Gather", ["learned_wpe", "pos"], ["p"]), h.make_node("Add", ["x", "p"], ["xp"]),
+             h.make_node("Shape", ["shape_source"], ["shape"]), h.make_node("Reshape", ["xp", "shape"], ["xh"]),
+             h.make_node("Transpose", ["xh"], ["heads"], perm=[0, 2, 1, 3]),
+             h.make_node("Cast", ["pos"], ["posf"], to=T.FLOAT), h.make_node("Unsqueeze", ["posf", "two"], ["pos3"]),
+             h.make_node("Mul", ["pos3", "inv_freq"], ["angle"]), h.make_node("Concat", ["angle", "angle"], ["angles"], axis=2),
+             h.make_node("Unsqueeze", ["angles", "one"], ["a4"]), h.make_node("Cos", ["a4"], ["q_cos"]), h.make_node("Sin", ["a4"], ["q_sin"]),
+             h.make_node("Gather", ["cos_cache", "pos"], ["cc"]), h.make_node("Unsqueeze", ["cc", "one"], ["k_cos"]),
+             h.make_node("Gather", ["sin_cache", "pos"], ["sc"]), h.make_node("Unsqueeze", ["sc", "one"], ["k_sin"]),
+             *turned("heads", "q"), *turned("heads", "k"), h.make_node("Transpose", ["k"], ["keys"], perm=[0, 1, 3, 2]),
+             h.make_node("MatMul", ["q", "keys"], ["scores"]), h.make_node("Add", ["scores", "learned_bias"], ["biased"]),
+             h.make_node("Add", ["biased", "mask"], ["masked"]), h.make_node("Softmax", ["masked"], ["prob"], axis=-1),
+             h.make_node("MatMul", ["prob", "heads"], ["y"])]
+    angles = np.arange(8)[:, None] * np.array([1.0, 0.1, 1.0, 0.1])
+    inits = [init("learned_wpe", f32(8, 8)), init("shape_source", np.zeros((1, 4, 2, 4), np.float32)), init("inv_freq", np.array([1.0, 0.1], np.float32)),
+             init("cos_cache", np.cos(angles).astype(np.float32)), init("sin_cache", np.sin(angles).astype(np.float32)),
+             init("learned_bias", f32(1, 2, 4, 4)), init("mask", np.triu(np.full((1, 1, 4, 4), -1e9, np.float32), 1)),
+             init("one", np.array([1])), init("two", np.array([2]))]
+    m = model(nodes, [vi("x", [1, 4, 8]), vi("pos", [1, 4], T.INT64)], [vi("y", None)], inits)
+    write("tables", m, {"x": f32(1, 4, 8), "pos": np.arange(4)[None] + 2})
+
+
+def damaged():
+    """What default exports do to a model: doctor.c finds each."""
+    nodes = [h.make_node("Conv", ["x", "conv.weight", "val_7"], ["c"], name="conv"), h.make_node("Relu", ["c"], ["r"]),
+             h.make_node("Dropout", ["r", "ratio"], ["dr"], name="drop"), h.make_node("GlobalAveragePool", ["dr"], ["g"]),
+             h.make_node("Flatten", ["g"], ["f"]), h.make_node("MatMul", ["f", "onnx::MatMul_9"], ["m"]),
+             h.make_node("DequantizeLinear", ["stored", "scale"], ["w8"]), h.make_node("MatMul", ["m", "w8"], ["q"]),
+             h.make_node("Cast", ["q"], ["qh"], to=T.FLOAT16), h.make_node("MatMul", ["qh", "half.weight"], ["lh"]),
+             h.make_node("Cast", ["lh"], ["logits"], to=T.FLOAT), h.make_node("Softmax", ["logits"], ["probs"], name="soft"),
+             h.make_node("ArgMax", ["logits"], ["choice"], name="pick", axis=1, keepdims=0)]
+    inits = [init("conv.weight", f32(4, 3, 3, 3)), init("val_7", f32(4)), init("ratio", np.float32(0.1)), init("onnx::MatMul_9", f32(4, 5)),
+             init("stored", np.arange(20, dtype=np.int8).reshape(5, 4)), init("scale", np.float32(0.1)),
+             init("half.weight", f32(4, 3).astype(np.float16)), init("left_over", f32(6))]
+    m = model(nodes, [vi("x", [1, 3, 8, 8])], [vi("probs", [1, 3]), vi("choice", [1], T.INT64)], inits, value_info=[vi("r", [1, 9, 9, 9])])
+    write("damaged", m)
+    m = model([h.make_node("MatMul", ["x", "a"], ["p"], name="dense1"), h.make_node("Relu", ["p"], ["q"]), h.make_node("MatMul", ["q", "b"], ["r"], name="dense2"),
+               h.make_node("Add", ["r", "bias"], ["y"])], [vi("x", ["n", 4])], [vi("y", None)], [init("a", f32(4, 4)), init("b", f32(4, 2)), init("bias", f32(2))])
+    m.producer_name = "tf2onnx"
+    write("no_bias", m)
+
+
 def merged():
     """What an optimiser makes of fresh norms: one tensor of ones and one of zeros for all, some through Identity, and the head a
     transposed copy of the embedding. layer_w, ln3 and layer_v are run twice: that module is shared, and stays so."""
@@ -291,5 +339,5 @@ os.makedirs(HERE, exist_ok=True)
 link = os.path.join(HERE, "external_link.bin")
 if not os.path.lexists(link):
     os.symlink("../meson.build", link)
-for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged):
+for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged, tables, damaged):
     make()

@@ -97,7 +97,7 @@ static zg_status make_outputs(zg__import *im, zg__scope *s) {
     const char *bad = x.kind == ZG__POISON ? x.why : NULL;
     if (bad) {
       if (!why) why = bad;
-      if (g->n_output > 1) zg_warn("%s: output \"%s\" is left out: %s", im->m->path, name, bad);
+      if (g->n_output > 1) zg_vec_push(&im->warnings, zg_arena_printf(&im->mem, "output \"%s\" is left out: %s", name, bad));
       continue;
     }
     n_good++;
@@ -133,8 +133,8 @@ static void check_shapes(zg__import *im, const zg__scope *s) {
   for (size_t i = 0; i < g->n_output; i++) check_declared(im, s, g->output[i]);
   for (size_t i = 0; i < g->n_value_info; i++) check_declared(im, s, g->value_info[i]);
   if (im->n_wrong)
-    zg_warn("%s: %u declared types are wrong and were inferred anew, the first that of %s", im->m->path,
-            im->n_wrong, im->first_wrong);
+    zg_vec_push(&im->warnings, zg_arena_printf(&im->mem, "%u declared types are wrong and were inferred anew, the first that of %s",
+                                               im->n_wrong, im->first_wrong));
 }
 
 // ---- the steps
@@ -162,18 +162,62 @@ out:
   return status;
 }
 
+// A second walk where the first graph has told what some tensors are (roles.c).
+static zg_status import_twice(zg__import *im, zg_graph **out) {
+  for (int again = 0; again < 2; again++) {
+    im->b = zg_builder_new();
+    im->n_nodes = im->n_wrong = 0;
+    im->warnings.n = 0;
+    im->leaves = ZG_NEW_N(&im->mem, zg_val, im->m->tensors.n + 1);
+    zg_status s = import_graph(im);
+    if (!s) {
+      s = zg_builder_finish(im->b, out);
+      im->b = NULL;
+    }
+    if (s) return s;
+    if (again || !zg__refine_roles(im, *out)) return NULL;
+    zg_graph_free(*out);
+    *out = NULL;
+  }
+  return NULL;
+}
+
+static void keep_decisions(zg__import *im) {
+  zg_onnx_model *m = im->m;
+  zg_onnx_decision *d = ZG_NEW_N(&m->mem, zg_onnx_decision, m->tensors.n + 1);
+  static const zg_onnx_verdict verdicts[] = {[ZG_ROLE_FROZEN] = ZG_DECIDED_FROZEN, [ZG_ROLE_TRAINABLE] = ZG_DECIDED_TRAINABLE,
+                                             [ZG_ROLE_RUNNING] = ZG_DECIDED_RUNNING};
+  for (size_t i = 0; i < m->tensors.n; i++) {
+    const zg__decision *x = &im->decisions[i];
+    d[i].verdict = m->tensors.at[i].tied_to ? ZG_DECIDED_TIED : x->is_const ? ZG_DECIDED_CONSTANT : verdicts[x->role];
+    d[i].reason = zg_arena_str(&m->mem, zg__str(x->reason));
+    if (zg_is(im->leaves[i]) || d[i].verdict == ZG_DECIDED_CONSTANT || d[i].verdict == ZG_DECIDED_TIED) continue;
+    d[i] = (zg_onnx_decision){ZG_DECIDED_UNREAD, "nothing that an output needs reads it"};
+  }
+  m->n_wrong = im->n_wrong;
+  m->first_wrong = im->n_wrong ? zg_arena_str(&m->mem, im->first_wrong) : "";
+  m->decided = d;
+  m->n_decided = (uint32_t)m->tensors.n;
+}
+
+bool zg_onnx_decided(const zg_onnx_model *m, uint32_t i, zg_onnx_decision *out) {
+  if (i >= m->n_decided) return false;
+  *out = m->decided[i];
+  return true;
+}
+
 zg_status zg_onnx_import(zg_onnx_model *m, const zg_import_options *o, zg_graph **out) {
   zg_status status = NULL;
-  zg__import im = {.m = m, .o = o, .b = zg_builder_new()};
+  zg__import im = {.m = m, .o = o};
   *out = NULL;
-  im.leaves = ZG_NEW_N(&im.mem, zg_val, m->tensors.n + 1);
   index_functions(&im);
   ZG_TRY_OUT(zg__bind_dims(&im));
   ZG_TRY_OUT(zg__decide_params(&im));
-  ZG_TRY_OUT(import_graph(&im));
-  status = zg_builder_finish(im.b, out);
-  im.b = NULL;
+  ZG_TRY_OUT(import_twice(&im, out));
+  keep_decisions(&im);
+  for (size_t i = 0; i < im.warnings.n; i++) zg_warn("%s: %s", m->path, im.warnings.at[i]);
 out:
+  zg_vec_fini(&im.warnings);
   zg_builder_free(im.b);
   zg_map_fini(&im.symbols);
   zg_map_fini(&im.functions);

@@ -60,6 +60,17 @@ typedef struct {
 // ZG_OUT_VALUE outputs under their names; running statistics are ZG_OUT_UPDATE outputs in batch_norm_train mode.
 zg_status zg_onnx_import(zg_onnx_model *m, const zg_import_options *o, zg_graph **out);
 
+// What the last import decided of tensor i of the table, and why; false before one. Borrowed until the next import.
+typedef enum { ZG_DECIDED_TRAINABLE, ZG_DECIDED_FROZEN, ZG_DECIDED_RUNNING, ZG_DECIDED_TIED, ZG_DECIDED_CONSTANT, ZG_DECIDED_UNREAD } zg_onnx_verdict;
+typedef struct { zg_onnx_verdict verdict; const char *reason; } zg_onnx_decision;
+bool zg_onnx_decided(const zg_onnx_model *m, uint32_t i, zg_onnx_decision *out);
+
+// What the export did to the model as a thing to train, as far as file and last import tell: doctor.c has the list. Texts are in
+// `mem`, names of tensors and nodes in quotes.
+typedef struct { const char *kind, *what, *effect, *remedy; } zg_onnx_finding;
+typedef ZG_VEC(zg_onnx_finding) zg_onnx_findings;
+void zg_onnx_examine(zg_onnx_model *m, zg_arena *mem, zg_onnx_findings *out);
+
 // Writes the model with new bytes for some tensors (by table index; type as in the table), everything else untouched: names,
 // metadata, opset imports, functions, unknown fields. Atomic. Above 2 GB, weights go to external data beside it ("FILE.data").
 // With ZG_OUT_UPDATE of running statistics the caller passes those tensors like any other.

@@ -111,6 +111,9 @@ struct zg_onnx_model {
   ZG_VEC(zg__tensor) tensors;
   ZG_VEC(zg__external) externals;
   ZG_VEC(zg__rename) renames;
+  const zg_onnx_decision *decided;  // of the last import, one a table entry at that time; n_decided
+  uint32_t n_decided, n_wrong;      // n_wrong: declared types that the last import found wrong
+  const char *first_wrong;
   zg_map derived;   // result of a node -> table index; "RESULT\nOPERAND" -> index into renames
   bool untied;
 };
@@ -129,6 +132,9 @@ bool zg__derived_operand(const zg_onnx_model *m, zg_arena *mem, const Onnx__Node
 uint32_t zg__derive(zg_onnx_model *m, uint32_t origin, const Onnx__NodeProto *maker, const char *name);
 void zg__derive_operand(zg_onnx_model *m, const Onnx__NodeProto *n, uint32_t operand, uint32_t tensor);
 // The bytes of a tied tensor when its leader's are `data`: those, or a transposed copy in mem. tie.c
+// Calls fn for every tensor that zg_onnx_untie would split, and how many tensors it would be; first: a node that reads it. untie.c
+typedef void zg__merged_fn(void *user, uint32_t tensor, uint32_t n_groups, uint32_t n_readers, const Onnx__NodeProto *first);
+void zg__each_merged(zg_onnx_model *m, zg__merged_fn *fn, void *user);
 bool zg__same_or_transposed(zg_onnx_model *m, uint32_t a, uint32_t b, bool *transposed);   // equal bytes? absent ones: no
 const void *zg__tied_bytes(const zg_onnx_model *m, uint32_t i, const void *data, zg_arena *mem);
 zg_status zg__tensor_type(const Onnx__TensorProto *t,
@@ -205,6 +211,7 @@ typedef struct {
   uint64_t n_nodes;         // imported so far, after inlining
   uint32_t n_wrong;         // declared shapes that differ from the inferred ones
   const char *first_wrong;
+  ZG_VEC(const char *) warnings;  // of this walk; told when it was the last
   const char *node_name, *node_op;  // being imported
 } zg__import;
 
@@ -214,6 +221,7 @@ struct zg_onnx_attrs {
   zg__import *im;
 };
 
+enum { ZG__SMALL = 64 };  // constants of at most so many elements are folded, not kept as params
 enum { ZG__MAX_DEPTH = 64 };                    // of functions and subgraphs
 static const uint64_t ZG__MAX_NODES = 4000000;  // after inlining and unrolling
 
@@ -222,6 +230,7 @@ zg_status zg__input_type(zg__import *im, const zg_signature *s, const char *why,
 zg_status zg__unbound_dims(
     zg__import *im);  // an error that lists the symbols zg__input_type found no size for
 zg_status zg__decide_params(zg__import *im);                                  // params.c
+bool zg__refine_roles(zg__import *im, const zg_graph *g);  // roles.c: corrects decisions; true if one has changed
 void zg__scope_init(zg__scope *s, zg__scope *outer, const zg__frame *frame);  // walk.c
 void zg__scope_fini(zg__scope *s);
 void zg__bind(zg__scope *s, const char *name, zg__binding x);

@@ -42,10 +42,7 @@ static const struct {
 // behind.
 static const char *const passing[] = {"Identity", "Transpose", "Reshape", "Slice",  "Cast", "CastLike",
                                       "Squeeze",  "Unsqueeze", "Flatten", "Expand", "Split"};
-enum {
-  SMALL = 64,
-  MAX_HOPS = 16
-};  // small: constants of at most so many elements are folded, not kept as params
+enum { MAX_HOPS = 16 };
 
 typedef struct {
   const Onnx__NodeProto *node;
@@ -239,7 +236,7 @@ static zg__decision decide_elsewhere(uses *u, const zg__tensor *t) {
   if (named_exactly(u->im->o, t->info.name) && !frozen)
     return (zg__decision){.role = ZG_ROLE_TRAINABLE, .reason = "named in trainable"};
   const char *why = t->in_function ? "Constant node of a function" : reasons[t->home];
-  return (zg__decision){.is_const = t->home == ZG__IN_NODE || zg_elems(&t->info.type) <= SMALL,
+  return (zg__decision){.is_const = t->home == ZG__IN_NODE || zg_elems(&t->info.type) <= ZG__SMALL,
                         .role = ZG_ROLE_FROZEN,
                         .reason = zg_arena_printf(&u->im->mem, "%s; name it in trainable to train it", why)};
 }

@@ -238,26 +238,47 @@ static zg_status is_uniform(zg_onnx_model *m, uint32_t i, bool *out) {
   return NULL;
 }
 
-static zg_status untie_one(const wiring *w, uint32_t i) {
+// The groups of readers of tensor i, where it is merged: more than one. *r and *group are the caller's to free.
+static zg_status merged_groups(const wiring *w, uint32_t i, reader_vec *r, uint32_t **group, uint32_t *n_groups) {
   const zg__tensor *t = &w->m->tensors.at[i];
-  const char *name = t->info.name;
-  reader_vec r = {0};
-  uint32_t *group = NULL;
   bool uniform = false;
-  zg_status status = NULL;
+  *n_groups = 0;
   if (t->home != ZG__IN_GRAPH || t->sparse || !zg_dtype_is_float(t->info.type.dtype) || !is_vector(&t->info.type)) return NULL;
-  if (!collect(w, name, 0, &r) || r.n < 2) goto out;
-  ZG_TRY_OUT(is_uniform(w->m, i, &uniform));
-  if (!uniform) goto out;
-  group = zg_alloc(r.n * sizeof *group);
-  find_groups(w, &r, group);
-  const uint32_t keep = keeper(&r, group, name);
-  for (uint32_t g = 0; g < r.n; g++)
-    if (group[g] == g && g != keep) give_tensor(w, i, &r, group, g);
-out:
+  if (!collect(w, t->info.name, 0, r) || r->n < 2) return NULL;
+  ZG_TRY(is_uniform(w->m, i, &uniform));
+  if (!uniform) return NULL;
+  *group = zg_alloc(r->n * sizeof **group);
+  find_groups(w, r, *group);
+  for (uint32_t g = 0; g < r->n; g++) *n_groups += (*group)[g] == g;
+  return NULL;
+}
+
+static zg_status untie_one(const wiring *w, uint32_t i) {
+  reader_vec r = {0};
+  uint32_t *group = NULL, n_groups, keep;
+  zg_status status = merged_groups(w, i, &r, &group, &n_groups);
+  if (!status && n_groups > 1) {
+    keep = keeper(&r, group, w->m->tensors.at[i].info.name);
+    for (uint32_t g = 0; g < r.n; g++)
+      if (group[g] == g && g != keep) give_tensor(w, i, &r, group, g);
+  }
   zg_free(group);
   zg_vec_fini(&r);
   return status;
+}
+
+void zg__each_merged(zg_onnx_model *m, zg__merged_fn *fn, void *user) {
+  if (m->untied) return;
+  wiring w = find_wiring(m);
+  for (uint32_t i = 0; i < m->tensors.n; i++) {
+    reader_vec r = {0};
+    uint32_t *group = NULL, n_groups;
+    zg_status_free(merged_groups(&w, i, &r, &group, &n_groups));   // absent weights: nothing is known
+    if (n_groups > 1) fn(user, i, n_groups, (uint32_t)r.n, r.at[0].node);
+    zg_free(group);
+    zg_vec_fini(&r);
+  }
+  drop_wiring(&w);
 }
 
 zg_status zg_onnx_untie(zg_onnx_model *m, uint32_t *out_n) {
