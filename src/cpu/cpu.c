@@ -9,6 +9,7 @@
 #include "cpu/dnnl.h"
 #include "cpu/jit.h"
 #include "exec/device.h"
+#include "sched/reference.h"
 
 typedef struct {
   zg_device base;
@@ -75,6 +76,8 @@ static uint64_t memory_bytes(void) {
   zg_str_fini(&s);
   return kib * 1024;
 }
+
+static bool cpu_channels_last(const zg_device *dev) { return ((const cpu_device *)dev)->dnnl; }
 
 static void cpu_model(char out[80]) {
   zg_str s = {0};
@@ -298,14 +301,21 @@ out:
 }
 
 // ---- running ------------------------------------------------------------------------------------------------------
+// The plain windows are written for that. Others come only where oneDNN was there and then declined one of them.
+static bool row_major(const zg_kernel *k) {
+  for (uint32_t i = 0; i < k->n_args; i++)
+    if (!zg_view_contiguous(&k->args[i])) return false;
+  return true;
+}
+
 static zg_status run_plain(const cpu_call *c) {
   switch (c->k->kind) {
     case ZG_K_MATMUL: cpu_matmul(c); break;
     case ZG_K_CONV:
     case ZG_K_CONV_GRAD_X:
-    case ZG_K_CONV_GRAD_W: cpu_conv(c); break;
+    case ZG_K_CONV_GRAD_W: return row_major(c->k) ? cpu_conv(c), NULL : zg_kernel_reference(c->k, c->base, (zg_rand_state){{0}, 0});
     case ZG_K_POOL:
-    case ZG_K_POOL_GRAD: cpu_pool(c); break;
+    case ZG_K_POOL_GRAD: return row_major(c->k) ? cpu_pool(c), NULL : zg_kernel_reference(c->k, c->base, (zg_rand_state){{0}, 0});
     case ZG_K_GATHER: return cpu_gather(c);
     case ZG_K_SCATTER: return cpu_scatter(c);
     case ZG_K_SCAN: cpu_scan(c); break;
@@ -380,7 +390,7 @@ static uint64_t cpu_allocated(const zg_program *prog) {
 }
 
 const zg_device_vtable zg_device_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace,
+    .name = "cpu", .channels_last = cpu_channels_last, .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace,
     .prepare = cpu_prepare, .program_free = cpu_program_free, .run_kernel = cpu_run_kernel, .write = cpu_write,
     .read = cpu_read, .host_ptr = cpu_host_ptr, .allocated = cpu_allocated,
 };

@@ -24,6 +24,20 @@ zg_status zg__dnnl_plain_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memor
   return ZG_DNNL(memory_desc_init_by_strides, out, rank, dim, dtype, stride);
 }
 
+zg_status zg__dnnl_last_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memory_desc_t *out) {
+  dnnl_data_type_t dtype;
+  ZG_TRY(zg__dnnl_dtype(t, &dtype));
+  dnnl_dims_t stride = {0};
+  int64_t n = dim[1];
+  stride[1] = 1;
+  for (int i = rank; i-- > 0;) {
+    if (i == 1) continue;
+    stride[i] = n;
+    n *= dim[i];
+  }
+  return ZG_DNNL(memory_desc_init_by_strides, out, rank, dim, dtype, stride);
+}
+
 zg_status zg__dnnl_any_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memory_desc_t *out) {
   dnnl_data_type_t dtype;
   ZG_TRY(zg__dnnl_dtype(t, &dtype));

@@ -1,5 +1,7 @@
-// Convolution and its two gradients on oneDNN. Arguments are row-major (NCHW, OIHW); the library picks the
-// layouts it is fastest in, and reorders into scratch stand between.
+// Convolution and its two gradients on oneDNN. Images with their channels last (NHWC) are taken as they are, for
+// the library is as fast in that layout as in its own blocked ones (resnet18's convolutions, 32x3x32x32, f32, 2
+// cores: 472 ms a step against 466; row-major 853). For row-major ones (NCHW), and for weights (OIHW), it picks
+// the layouts that it likes best, and reorders into scratch stand between.
 #include "cpu/dnnl_priv.h"
 
 enum { X, W, Y, N_TENSORS };
@@ -7,6 +9,7 @@ enum { X, W, Y, N_TENSORS };
 typedef struct {
   zg_dtype dtype[N_TENSORS];
   int rank[N_TENSORS];
+  bool last[N_TENSORS];        // channels last
   dnnl_dims_t dim[N_TENSORS];  // w: [g, O/g, C/g, k..] where g > 1
   dnnl_dims_t stride, dilation, pad_begin, pad_end;
   bool has_bias;
@@ -31,6 +34,7 @@ static zg_status read_conv(const zg_kernel *k, conv *c) {
                       (int)d->spatial + 2);
     c->dtype[t] = v->dtype;
     c->rank[t] = (int)v->rank;
+    c->last[t] = t != W && zg_view_channels_last(v);
     for (uint32_t i = 0; i < v->rank; i++) c->dim[t][i] = v->dim[i];
   }
   c->n_out = c->dim[W][0];
@@ -149,8 +153,9 @@ zg_status zg__dnnl_conv(const zg_kernel *k, zg_dnnl_op *op) {
   }
   dnnl_memory_desc_t plain[N_TENSORS], any[N_TENSORS], bias = {0};
   for (int t = 0; t < N_TENSORS; t++) {
-    ZG_TRY(zg__dnnl_plain_md(c.dtype[t], c.rank[t], c.dim[t], &plain[t]));
-    ZG_TRY(zg__dnnl_any_md(c.dtype[t], c.rank[t], c.dim[t], &any[t]));
+    ZG_TRY((c.last[t] ? zg__dnnl_last_md : zg__dnnl_plain_md)(c.dtype[t], c.rank[t], c.dim[t], &plain[t]));
+    const bool last = t != W && (c.last[X] || c.last[Y]);  // of two layouts the library has only its reference loop
+    ZG_TRY((last ? zg__dnnl_last_md : zg__dnnl_any_md)(c.dtype[t], c.rank[t], c.dim[t], &any[t]));
   }
   if (c.has_bias) ZG_TRY(zg__dnnl_plain_md(c.bias_dtype, 1, &c.n_out, &bias));
   dnnl_primitive_desc_t pd = NULL;

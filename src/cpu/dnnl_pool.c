@@ -1,4 +1,4 @@
-// Max and average pooling on oneDNN, row-major in and out. The gradient of max pooling needs to know which
+// Max and average pooling on oneDNN, images row-major or with their channels last. The gradient of max pooling needs to know which
 // element won: the forward pass is run again into scratch, which costs less than keeping its workspace alive
 // from forward to backward.
 #include "cpu/dnnl_priv.h"
@@ -98,8 +98,14 @@ zg_status zg__dnnl_pool(const zg_kernel *k, zg_dnnl_op *op) {
     return NULL;
   }
   dnnl_memory_desc_t x, y;
-  ZG_TRY(zg__dnnl_plain_md(p.dtype, p.rank, p.x, &x));
-  ZG_TRY(zg__dnnl_plain_md(p.dtype, p.rank, p.y, &y));
+  bool last = true, row_major = true;
+  for (uint32_t i = 0; i < k->n_args; i++) {
+    last = last && zg_view_channels_last(&k->args[i]);
+    row_major = row_major && zg_view_contiguous(&k->args[i]);
+  }
+  if (!last && !row_major) return zg_error(ZG_UNSUPPORTED, "pool: images of two layouts");
+  ZG_TRY((row_major ? zg__dnnl_plain_md : zg__dnnl_last_md)(p.dtype, p.rank, p.x, &x));
+  ZG_TRY((row_major ? zg__dnnl_plain_md : zg__dnnl_last_md)(p.dtype, p.rank, p.y, &y));
   dnnl_primitive_attr_t attr;
   ZG_TRY(zg__dnnl_attr(&attr));
   dnnl_primitive_desc_t forward = NULL, backward = NULL;

@@ -111,6 +111,8 @@ zg_status zg__dnnl_attr(dnnl_primitive_attr_t *out);
 zg_status zg__dnnl_dtype(zg_dtype t, dnnl_data_type_t *out);
 // Row-major descriptor.
 zg_status zg__dnnl_plain_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memory_desc_t *out);
+// [N, C, d..] with the channels last.
+zg_status zg__dnnl_last_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memory_desc_t *out);
 zg_status zg__dnnl_any_md(zg_dtype t, int rank, const int64_t *dim, dnnl_memory_desc_t *out);
 
 // The kinds: they add to a fresh op.

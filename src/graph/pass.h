@@ -18,6 +18,10 @@ zg_status zg_pass_opt_rotary(const zg_graph *g, zg_graph **out);
 // Spelled-out attention, and the op `attention`, become the core op flash_attention; constant causal masks its attribute.
 zg_status zg_pass_opt_attention(const zg_graph *g, zg_graph **out);
 
+// Images between convolutions keep their channels last: [N, C, d..] becomes [N, d.., C], with transposes beside the windows that the
+// lowering takes as strides. f32. Takes and gives core ops.
+zg_status zg_pass_opt_channels_last(const zg_graph *g, zg_graph **out);
+
 // Recurrent layers (the op `recurrent`) unrolled over their time steps; before autodiff.
 zg_status zg_pass_lower_cells(const zg_graph *g, zg_graph **out);
 

@@ -2,6 +2,7 @@
 //   - leaves are persistent buffers; splats are inlined; views are strides on their root where strides can say it
 //   - a result is stored row-major, except where its only reader would have to copy it:
 //       x -> transpose -> reshape   is stored in the transposed order (heads after attention)
+//       window -> transpose         is stored with its channels last (opt_channels_last)
 //       x -> concat                 is written straight into its part of the concatenation
 // Costs: linear in the graph.
 #include "sched/lower_priv.h"
@@ -226,6 +227,58 @@ static bool base_in_place(const zg_low *l, const readers *r, const zg_node *n, z
   return true;
 }
 
+static bool is_window(const zg_node *n) {
+  return n->op == &zg_op_conv || n->op == &zg_op_conv_grad_x || n->op == &zg_op_conv_grad_w || n->op == &zg_op_pool || n->op == &zg_op_pool_grad;
+}
+static bool is_image(const zg_node *n, uint32_t operand) {   // of a window, which takes images of either layout
+  return operand == 0 || (operand == 1 && n->op != &zg_op_conv && n->op != &zg_op_conv_grad_x);
+}
+
+static bool puts_channels_last(const zg_node *t) {
+  if (t->op != &zg_op_transpose) return false;
+  const zg_ints *perm = &((const zg_transpose_attr *)t->attr)->perm;
+  for (int64_t d = 0; d < perm->n; d++)
+    if (perm->at[d] != (d == 0 ? 0 : d + 1 == perm->n ? 1 : d + 1)) return false;
+  return true;
+}
+
+// Do only such transposes and windows read v? *found: one of them is such a transpose. Barriers are looked through, so that what is
+// computed again is computed in the same layout.
+static bool read_as_image(const zg_low *l, const readers *r, uint32_t v, bool *found) {
+  if (r->n_outputs[v]) return false;
+  for (uint32_t i = r->start[v]; i < r->start[v + 1]; i++) {
+    const zg_node *n = &l->g->nodes.at[r->node[i]];
+    if (puts_channels_last(n)) {
+      *found = true;
+    } else if (n->op == &zg_op_barrier) {
+      if (!read_as_image(l, r, n->out, found)) return false;
+    } else {
+      if (!is_window(n)) return false;
+      for (uint32_t k = 0; k < n->n_in; k++)
+        if (zg_in(l->g, n, k).id == v && !is_image(n, k)) return false;
+    }
+  }
+  return true;
+}
+
+// A window's result that only such transposes and windows read is stored with its channels last, if one of them is such a transpose
+// or its own operand is stored so.
+static bool channels_last_store(zg_low *l, const readers *r, const zg_node *n, uint32_t v, zg_view *out) {
+  const zg_type *t = &l->g->values.at[v].type;
+  if (!is_window(n) || n->op == &zg_op_conv_grad_w) return false;
+  const zg_view *x = &l->val[zg_in(l->g, n, 0).id].view;
+  bool found = l->val[zg_in(l->g, n, 0).id].at == ZG_AT_STORED && !zg_view_contiguous(x) && zg_view_channels_last(x);
+  if (!read_as_image(l, r, v, &found) || !found) return false;
+  zg_view moved = {.buf = zg__low_store(l, t, v), .dtype = t->dtype, .rank = t->rank};
+  memcpy(moved.dim, t->dim, sizeof moved.dim);
+  int64_t step = t->dim[1];
+  for (uint32_t d = t->rank; d-- > 0;)
+    if (d != 1) moved.stride[d] = step, step *= t->dim[d];
+  moved.stride[1] = 1;
+  *out = moved;
+  return true;
+}
+
 static void place_result(zg_low *l, const readers *r, const zg_node *n, uint32_t v) {
   zg_low_val *x = &l->val[v];
   set_root(l, v);
@@ -233,6 +286,7 @@ static void place_result(zg_low *l, const readers *r, const zg_node *n, uint32_t
   x->at = ZG_AT_STORED;
   if (base_in_place(l, r, n, &x->view)) return;
   if (free_layout(n) && (concat_part(l, r, v, &x->view) || transposed_store(l, r, v, &x->view))) return;
+  if (channels_last_store(l, r, n, v, &x->view)) return;
   const zg_type *t = &l->g->values.at[v].type;
   l->val[v].view = zg_view_row_major(t, zg__low_store(l, t, v));
 }

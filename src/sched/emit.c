@@ -61,6 +61,27 @@ static zg_view contiguous(at_node *e, zg_view v) {
 
 static zg_view arg_contiguous(at_node *e, uint32_t k) { return contiguous(e, arg(e, k)); }
 
+// Operand k of a convolution or pooling, which take images with their channels last as they are.
+static zg_view arg_image(at_node *e, uint32_t k) {
+  zg_view v = arg(e, k);
+  return zg_view_channels_last(&v) ? v : contiguous(e, v);
+}
+
+// ... in the layout of another.
+static zg_view arg_image_like(at_node *e, uint32_t k, const zg_view *like) {
+  zg_view v = arg(e, k);
+  if (zg_view_contiguous(like)) return contiguous(e, v);
+  if (zg_view_channels_last(&v)) return v;
+  zg_type t = zg_type_make(v.dtype, v.rank, v.dim);
+  zg_view c = temp(e, &t);
+  int64_t step = v.dim[1];
+  for (uint32_t d = v.rank; d-- > 0;)
+    if (d != 1) c.stride[d] = step, step *= v.dim[d];
+  c.stride[1] = 1;
+  zg__low_copy(e->l, &c, &v, e->label, e->phase);
+  return c;
+}
+
 static zg_view result(at_node *e, uint32_t k) { return zg__low_view(e->l, zg_out(e->n, k)); }
 
 static void step(at_node *e, zg_kernel_kind kind, const void *desc, size_t desc_bytes, zg_view *args, uint32_t n_args,
@@ -133,7 +154,7 @@ static void emit_conv_kind(at_node *e, zg_kernel_kind kind) {
   zg_view args[4] = {result(e, 0)};
   uint32_t n = 1;
   for (uint32_t k = 0; k < e->n->n_in; k++)
-    if (zg_is(zg_in(e->l->g, e->n, k))) args[n++] = arg_contiguous(e, k);
+    if (zg_is(zg_in(e->l->g, e->n, k))) args[n++] = k == 0 || kind == ZG_K_CONV_GRAD_W ? arg_image(e, k) : arg_contiguous(e, k);
   if (zg_view_elems(&args[0]) == 0) return;
   const zg_view *y = kind == ZG_K_CONV ? &args[0] : kind == ZG_K_CONV_GRAD_X ? &args[1] : &args[2];
   const zg_view *w = kind == ZG_K_CONV_GRAD_W ? &args[0] : &args[2];
@@ -156,7 +177,7 @@ static void emit_pool_kind(at_node *e, zg_kernel_kind kind) {
     d.pad_end[i] = a->pads.at[i + d.spatial];
   }
   zg_view args[3] = {result(e, 0)};
-  for (uint32_t k = 0; k < e->n->n_in; k++) args[k + 1] = arg_contiguous(e, k);
+  for (uint32_t k = 0; k < e->n->n_in; k++) args[k + 1] = arg_image_like(e, k, &args[0]);
   if (zg_view_elems(&args[0]) == 0) return;
   step(e, kind, &d, sizeof d, args, e->n->n_in + 1, 1, (double)zg_view_elems(&args[0]));
 }

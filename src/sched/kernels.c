@@ -94,6 +94,14 @@ static zg_status contiguous_args(const zg_kernel *k) {
   return NULL;
 }
 
+// Bit i of `images`: argument i may have its channels last.
+static zg_status dense_args(const zg_kernel *k, uint32_t images) {
+  for (uint32_t i = 0; i < k->n_args; i++)
+    if (!zg_view_contiguous(&k->args[i]) && !(images >> i & 1 && zg_view_channels_last(&k->args[i])))
+      return zg_error(ZG_INVALID, "kernel \"%s\": argument %u must be contiguous%s", k->label, i, images >> i & 1 ? ", or have its channels last" : "");
+  return NULL;
+}
+
 static zg_status verify_matmul(const zg_kernel *k) {
   const zg_matmul_desc *d = k->desc;
   ZG_TRY(n_args(k, 3, 4, 1));
@@ -113,7 +121,7 @@ static zg_status verify_matmul(const zg_kernel *k) {
 static zg_status verify_conv(const zg_kernel *k) {
   const zg_conv_desc *d = k->desc;
   ZG_TRY(n_args(k, 3, 4, 1));
-  ZG_TRY(contiguous_args(k));
+  ZG_TRY(dense_args(k, k->kind == ZG_K_CONV_GRAD_W ? 6 : 3));
   for (uint32_t i = 0; i < 3; i++)
     if ((int64_t)k->args[i].rank != d->spatial + 2)
       return zg_error(ZG_INVALID, "kernel \"%s\": argument %u of a convolution has rank %u, want %" PRId64, k->label, i, k->args[i].rank, d->spatial + 2);
@@ -122,11 +130,11 @@ static zg_status verify_conv(const zg_kernel *k) {
 
 static zg_status verify_pool(const zg_kernel *k) {
   ZG_TRY(n_args(k, 2, 2, 1));
-  return contiguous_args(k);
+  return dense_args(k, 3);
 }
 static zg_status verify_pool_grad(const zg_kernel *k) {
   ZG_TRY(n_args(k, 3, 3, 1));
-  return contiguous_args(k);
+  return dense_args(k, 7);
 }
 static zg_status verify_gather(const zg_kernel *k) {
   ZG_TRY(n_args(k, 3, 3, 1));

@@ -110,6 +110,7 @@ static zg_status lower_autodiff(zg_pipeline *p) {
   return NULL;
 }
 
+static zg_status opt_channels_last(zg_pipeline *p) { return p->o.channels_last ? each_graph(p, zg_pass_opt_channels_last) : NULL; }
 static zg_status lower_cells(zg_pipeline *p) { return p->o.unroll_cells ? each_graph(p, zg_pass_lower_cells) : NULL; }
 
 static zg_status zero_split(zg_pipeline *p) { return p->o.spread.self ? p->o.spread.split(p->o.spread.self, p) : NULL; }
@@ -224,6 +225,7 @@ static const pass pipeline[] = {
     {"attach_optimizer", false, false, 0,                               0,               ZG_RUN_TRAIN,   attach_optimizer},
     {"lower_to_core",    false, false, 0,                               ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_to_core},
     {"opt_simplify_core", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_simplify},
+    {"opt_channels_last", false, true, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_channels_last},
     {"opt_merge_products", false, true, ZG_PROP_CORE,                   ZG_PROP_CORE,    ZG_RUN_FORWARD, opt_merge_products},
     {"lower_half",       false, false, ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_FORWARD, lower_half},
     {"opt_recompute",    false, true,  ZG_PROP_CORE,                    ZG_PROP_CORE,    ZG_RUN_GRAD,    opt_recompute},

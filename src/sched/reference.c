@@ -421,6 +421,41 @@ static zg_status recurrent(const ref *r) {
   return eval_op(r, grad ? &zg_op_recurrent_grad : &zg_op_recurrent, &attr, out);
 }
 
+// Convolutions and poolings are written for row-major arguments; images with their channels last are copied first and after.
+static bool all_contiguous(const zg_kernel *k) {
+  for (uint32_t i = 0; i < k->n_args; i++)
+    if (k->args[i].buf && !zg_view_contiguous(&k->args[i])) return false;
+  return true;
+}
+
+static zg_status on_row_major(const ref *r, zg_rand_state rand) {
+  zg_view args[4];
+  void *base[5] = {NULL};
+  zg_kernel k = *r->k;
+  ZG_ASSERT(k.n_args <= 4);
+  k.args = args;
+  for (uint32_t i = 0; i < k.n_args; i++) {
+    const zg_view *v = &r->k->args[i];
+    const zg_type t = zg_type_make(v->dtype, v->rank, v->dim);
+    args[i] = (zg_view){.buf = i + 1, .dtype = v->dtype, .rank = v->rank};
+    memcpy(args[i].dim, t.dim, sizeof args[i].dim);
+    zg_type_strides(&t, args[i].stride);
+    base[i + 1] = zg_alloc(zg_type_bytes(&t) + 8);
+    for (int64_t e = 0; e < zg_elems(&t) && i >= k.n_out; e++) zg_set_f64(t.dtype, base[i + 1], e, get(r, i, strided(v, e)));
+  }
+  zg_status s = zg_kernel_reference(&k, base, rand);
+  for (uint32_t i = 0; i < k.n_args; i++) {
+    for (int64_t e = 0; !s && e < zg_view_elems(&args[i]) && i < k.n_out; e++)
+      set(r, i, strided(&r->k->args[i], e), zg_get_f64(args[i].dtype, base[i + 1], e));
+    zg_free(base[i + 1]);
+  }
+  return s;
+}
+
+static bool is_window(const zg_kernel *k) {
+  return k->kind == ZG_K_CONV || k->kind == ZG_K_CONV_GRAD_X || k->kind == ZG_K_CONV_GRAD_W || k->kind == ZG_K_POOL || k->kind == ZG_K_POOL_GRAD;
+}
+
 static zg_status attention(const ref *r, const zg_op *op) {
   const zg_kernel *k = r->k;
   const zg_attention_desc *d = k->desc;
@@ -435,6 +470,7 @@ static zg_status attention(const ref *r, const zg_op *op) {
 
 zg_status zg_kernel_reference(const zg_kernel *k, void *const *base, zg_rand_state rand) {
   const ref r = {k, base};
+  if (is_window(k) && !all_contiguous(k)) return on_row_major(&r, rand);
   switch (k->kind) {
     case ZG_K_LOOP: zg_loop_reference(k, base, rand); break;
     case ZG_K_MATMUL: matmul(&r); break;

@@ -33,6 +33,8 @@ typedef struct {
   int64_t dim[ZG_MAX_RANK], stride[ZG_MAX_RANK];
 } zg_view;
 bool zg_view_contiguous(const zg_view *v);                 // row-major without gaps (offset may be any)
+// Rank 3 to 5, [N, C, d..], dense in the order N, d.., C (dims of size 1 take no part, so a view may be both this and contiguous).
+bool zg_view_channels_last(const zg_view *v);
 int64_t zg_view_elems(const zg_view *v);
 
 // ---- kernels ------------------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ typedef enum {
 // head interleaving and broadcast batches; all views have rank 2 + batch rank. bias: f32[N].
 typedef enum { ZG_EPI_NONE, ZG_EPI_BIAS, ZG_EPI_BIAS_GELU, ZG_EPI_BIAS_GELU_TANH, ZG_EPI_BIAS_RELU } zg_epilogue;
 typedef struct { int64_t m, n, k; double alpha, beta; int64_t epilogue; } zg_matmul_desc;
-// All conv and pool args are contiguous row-major. Arrays as in zg_conv_attr / zg_pool_attr, first R entries used.
+// Conv and pool args are contiguous row-major; those of images may have their channels last instead. Arrays as in zg_conv_attr / zg_pool_attr, first R entries used.
 typedef struct { int64_t spatial, group; int64_t stride[3], pad_begin[3], pad_end[3], dilation[3]; } zg_conv_desc;
 typedef struct { int64_t spatial, kind; int64_t kernel[3], stride[3], pad_begin[3], pad_end[3], dilation[3]; } zg_pool_desc;
 typedef struct { int64_t mode, axis, batch, red; } zg_gather_desc;              // contiguous args; graph/core.h

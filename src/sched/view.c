@@ -25,6 +25,14 @@ bool zg_view_contiguous(const zg_view *v) {
   return true;
 }
 
+bool zg_view_channels_last(const zg_view *v) {
+  if (v->rank < 3 || v->rank > 5) return false;
+  zg_view moved = *v;
+  for (uint32_t d = 1; d + 1 < v->rank; d++) moved.dim[d] = v->dim[d + 1], moved.stride[d] = v->stride[d + 1];
+  moved.dim[v->rank - 1] = v->dim[1], moved.stride[v->rank - 1] = v->stride[1];
+  return zg_view_contiguous(&moved);
+}
+
 // Walks both shapes from the left, matching runs of old dims with runs of new dims of equal element count; a run of old dims
 // can be regrouped when its strides nest (stride[i] == stride[i+1] * dim[i+1]). Dims of size 1 take no part.
 bool zg_view_reshape(const zg_view *v, const zg_type *to, zg_view *out) {

@@ -74,6 +74,13 @@ static bool unroll_cells(suite *u, zg_graph **g) {
   return true;
 }
 
+// A device whose convolutions like images with their channels last gets each case so as well.
+static void add_channels_last(suite *u, const zg_graph *core, const zg_op_case *oc) {
+  zg_graph *last = NULL;
+  if (!u->vt->channels_last || !u->vt->channels_last(u->device)) return;
+  if (!bad(&u->c, zg_pass_opt_channels_last(core, &last), "opt_channels_last")) add_piece(u, last, oc);
+}
+
 static void add_case(suite *u, const zg_op_case *oc) {
   zg_graph *g = NULL, *core = NULL, *grad = NULL, *grad_core = NULL;
   zg_str text = {0};
@@ -85,10 +92,15 @@ static void add_case(suite *u, const zg_op_case *oc) {
     zg_graph_free(g);
     return;
   }
-  if (!bad(&u->c, zg_pass_lower_to_core(g, &core), "lower_to_core")) add_piece(u, core, oc);
+  if (!bad(&u->c, zg_pass_lower_to_core(g, &core), "lower_to_core")) {
+    add_channels_last(u, core, oc);
+    add_piece(u, core, oc);
+  }
   if (!oc->no_grad && !bad(&u->c, gradient_graph(g, &grad), "autodiff") && grad &&
-      !bad(&u->c, zg_pass_lower_to_core(grad, &grad_core), "lower_to_core"))
+      !bad(&u->c, zg_pass_lower_to_core(grad, &grad_core), "lower_to_core")) {
+    add_channels_last(u, grad_core, oc);
     add_piece(u, grad_core, oc);
+  }
   zg_graph_free(g);
   zg_graph_free(grad);
 }

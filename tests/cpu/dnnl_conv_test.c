@@ -1,6 +1,7 @@
 // oneDNN: convolution, its gradients and pooling against plain loops.
 #include "dnnl_util.h"
 #include "graph/core.h"
+#include "sched/reference.h"
 
 enum { MAX_R = 3 };
 typedef struct {
@@ -71,6 +72,58 @@ static void run_f32(const char *what, const zg_kernel *k, float *const *args, co
   zg_free(reset);
 }
 
+// The same memory with its channels last, and the view that says so.
+static float *channels_last(const float *from, zg_view *v) {
+  const int64_t N = v->dim[0], C = v->dim[1], S = volume(v->dim + 2, (int64_t)v->rank - 2);
+  float *to = zg_alloc((size_t)(N * C * S) * sizeof *to + 4);
+  for (int64_t n = 0; n < N; n++)
+    for (int64_t c = 0; c < C; c++)
+      for (int64_t s = 0; s < S; s++) to[(n * S + s) * C + c] = from[(n * C + c) * S + s];
+  int64_t step = C;
+  v->stride[1] = 1;
+  for (uint32_t d = v->rank; d-- > 0;) {
+    if (d == 1) continue;
+    v->stride[d] = step;
+    step *= v->dim[d];
+  }
+  ck_assert(zg_view_channels_last(v));
+  return to;
+}
+
+static void first_again(const float *from, const zg_view *v, float *to) {
+  const int64_t N = v->dim[0], C = v->dim[1], S = volume(v->dim + 2, (int64_t)v->rank - 2);
+  for (int64_t n = 0; n < N; n++)
+    for (int64_t c = 0; c < C; c++)
+      for (int64_t s = 0; s < S; s++) to[(n * C + c) * S + s] = from[(n * S + s) * C + c];
+}
+
+// The same kernel with the arguments of `images` in that layout: by the library, if it takes it, and by the plain executor.
+static void run_last(const char *what, const zg_kernel *k, uint32_t images, float *const *args, const double *want, int64_t n, int threads) {
+  zg_view views[4];
+  float *at[4], *row = zg_alloc((size_t)n * sizeof *row + 4);
+  void *base[5] = {NULL};
+  zg_kernel m = *k;
+  m.args = views, m.label = what;
+  for (uint32_t i = 0; i < k->n_args; i++) {
+    views[i] = k->args[i];
+    views[i].buf = i + 1;
+    at[i] = images >> i & 1 ? channels_last(args[i], &views[i]) : args[i];
+    base[i + 1] = at[i];
+  }
+  must(zg_kernel_info_of(m.kind)->verify(&m));
+  for (int reference = 0; reference < 2; reference++) {
+    for (int64_t i = 0; i < n; i++) at[0][i] = NAN;
+    if (reference) must(zg_kernel_reference(&m, base, (zg_rand_state){{0}, 0}));
+    else if (!run_kernel(&m, threads, (void *const *)at, at[0], 0)) continue;
+    if (images & 1) first_again(at[0], &views[0], row);
+    else memcpy(row, at[0], (size_t)n * sizeof *row);
+    compare(what, row, want, n);
+  }
+  for (uint32_t i = 0; i < k->n_args; i++)
+    if (images >> i & 1) zg_free(at[i]);
+  zg_free(row);
+}
+
 // ---- convolution ----------------------------------------------------------------------------------------
 
 typedef struct {
@@ -116,12 +169,17 @@ static void check_conv(const shape *s, const int64_t *end, int threads) {
   for (int64_t i = 0; i < ny; i++) wy[i] += (double)b[i / s->ys % s->o];
   k.n_args = 4;
   run_f32("conv with bias", &k, (float *[]){ry, x, f, b}, wy, ny, threads);
+  run_last("conv, channels last", &k, 3, (float *[]){ry, x, f, b}, wy, ny, threads);
+  run_last("conv, result's channels last", &k, 1, (float *[]){ry, x, f, b}, wy, ny, threads);
   k = (zg_kernel){
       .kind = ZG_K_CONV_GRAD_X, .desc = &d, .args = (zg_view[]){vx, vy, vw}, .n_args = 3, .n_out = 1};
   run_f32("conv grad x", &k, (float *[]){rx, y, f}, wx, nx, threads);
+  run_last("conv grad x, channels last", &k, 3, (float *[]){rx, y, f}, wx, nx, threads);
   k = (zg_kernel){
       .kind = ZG_K_CONV_GRAD_W, .desc = &d, .args = (zg_view[]){vw, vx, vy}, .n_args = 3, .n_out = 1};
   run_f32("conv grad w", &k, (float *[]){rw, x, y}, ww, nw, threads);
+  run_last("conv grad w, channels last", &k, 6, (float *[]){rw, x, y}, ww, nw, threads);
+  run_last("conv grad w, data's channels last", &k, 2, (float *[]){rw, x, y}, ww, nw, threads);
   void *all[] = {x, f, y, b, rx, rw, ry, wx, ww, wy};
   for (size_t i = 0; i < ZG_COUNT(all); i++) zg_free(all[i]);
 }
@@ -211,10 +269,12 @@ static void check_pool(const window *w, const int64_t *end, int64_t kind, int64_
   snprintf(what, sizeof what, "pool kind %d rank %d dilation %d", (int)kind, (int)w->r, (int)w->dilation[0]);
   zg_kernel k = {.kind = ZG_K_POOL, .desc = &d, .args = (zg_view[]){vy, vx}, .n_args = 2, .n_out = 1};
   run_f32(what, &k, (float *[]){y, x}, wy, ny, threads);
+  run_last(what, &k, 3, (float *[]){y, x}, wy, ny, threads);
   k = (zg_kernel){
       .kind = ZG_K_POOL_GRAD, .desc = &d, .args = (zg_view[]){vx, vx, vy}, .n_args = 3, .n_out = 1};
   strcat(what, " grad");
   run_f32(what, &k, (float *[]){dx, x, dy}, wx, nx, threads);
+  run_last(what, &k, 7, (float *[]){dx, x, dy}, wx, nx, threads);
   zg_free(x), zg_free(dy), zg_free(y), zg_free(dx), zg_free(wy), zg_free(wx);
 }
 

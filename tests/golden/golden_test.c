@@ -123,6 +123,11 @@ static zg_status run_cells(const zg_graph *g, const args *a, zg_graph **out) {
   return zg_pass_lower_cells(g, out);
 }
 
+static zg_status run_channels_last(const zg_graph *g, const args *a, zg_graph **out) {
+  (void)a;
+  return zg_pass_opt_channels_last(g, out);
+}
+
 static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   // print -> parse -> print
   (void)a;
   zg_str text = {0};
@@ -135,7 +140,7 @@ static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   
 static const struct { const char *name; zg_status (*run)(const zg_graph *, const args *, zg_graph **); } passes[] = {
     {"attach_loss", run_loss},         {"lower_autodiff", run_autodiff}, {"attach_optimizer", run_optimizer},
     {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
-    {"opt_attention", run_attention},  {"lower_half", run_bf16}, {"lower_cells", run_cells}, {"opt_merge_products", run_merge},
+    {"opt_attention", run_attention},  {"lower_half", run_bf16}, {"lower_cells", run_cells}, {"opt_channels_last", run_channels_last}, {"opt_merge_products", run_merge},
     {"opt_loss_chunk", run_loss_chunk},  {"print", run_none},
     {"opt_layer_norm", run_layer_norm}, {"opt_rms_norm", run_rms_norm},  {"opt_rotary", run_rotary},
 };

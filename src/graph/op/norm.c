@@ -263,15 +263,15 @@ static zg_status batch_norm_grad(zg_grad *g) {
   const zg_val rstd = per_channel(b, zg_b_map1(b, ZG_S_RSQRT, zg_add_k(b, g->out[2], a->eps)), &t),
                xhat = zg_mul(b, d, rstd);
   zg_val dx = {0};
-  if (zg_is(dy)) {
-    const zg_val gw = zg__wide(b, dy);
-    if (g->need[1])
-      g->din[1] =
-          zg__cast_like(b, zg_b_reduce(b, ZG_RED_SUM, zg_mul(b, gw, xhat), axes.at, axes.n, false), g->in[1]);
-    if (g->need[2])
-      g->din[2] = zg__cast_like(b, zg_b_reduce(b, ZG_RED_SUM, gw, axes.at, axes.n, false), g->in[2]);
+  if (zg_is(dy)) {  // the two sums that scale and bias want are those that dx wants, but for the scale
+    const zg_val gw = zg__wide(b, dy), sum = zg_b_reduce(b, ZG_RED_SUM, gw, axes.at, axes.n, false),
+                 sum_x = zg_b_reduce(b, ZG_RED_SUM, zg_mul(b, gw, xhat), axes.at, axes.n, false);
+    if (g->need[1]) g->din[1] = zg__cast_like(b, sum_x, g->in[1]);
+    if (g->need[2]) g->din[2] = zg__cast_like(b, sum, g->in[2]);
     const zg_val s = zg__cast_like(b, per_channel(b, g->in[1], &t), gw);
-    if (g->need[0]) dx = pull_back(b, zg_mul(b, gw, s), xhat, rstd, &axes, true);
+    const zg_val mean = per_channel(b, zg_mul_k(b, sum, 1 / n), &t), mean_x = per_channel(b, zg_mul_k(b, sum_x, 1 / n), &t);
+    if (g->need[0])
+      dx = zg_mul(b, zg_mul(b, s, rstd), zg_sub(b, zg_sub(b, gw, mean), zg_mul(b, xhat, mean_x)));
   }
   if (g->need[0] && zg_is(g->dout[1])) {
     const zg_val e = zg_b_expand(b, zg_mul_k(b, per_channel(b, g->dout[1], &t), 1 / n), t.dim, t.rank);
