@@ -26,8 +26,7 @@ static zg_status measure(zg_device *cpu) {
   printf("name: %s\nmemory: %llu\nflops_f32: %.4g      # matmul of 1024 x 1024 x 1024, per second\n", m.name,
          (unsigned long long)m.memory, m.flops_f32);
   printf(
-      "flops_16: %.4g       # the same in bf16\nbytes_per_s: %.4g    # y = y + a x over 512 MiB, read and "
-      "written\n",
+      "flops_16: %.4g       # the same in bf16\nbytes_per_s: %.4g    # three tensors of 64 MiB updated in place, read and written\n",
       m.flops_16, m.bytes_per_s);
   printf("launch_s: %.3g       # a loop kernel of one element\n", m.launch_s);
   printf(

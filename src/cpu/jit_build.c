@@ -48,8 +48,7 @@ struct zg_jit {
 
 extern char **environ;
 
-// ---- compiler, flags, key
-// -------------------------------------------------------------------------------------------
+// ---- compiler, flags, key ---------------------------------------------------------------------------------
 static bool find_in_path(const char *name, char *out, size_t n_out) {
   if (strchr(name, '/')) {
     snprintf(out, n_out, "%s", name);
@@ -102,8 +101,7 @@ static void make_key(zg_jit *j) {
   free(real);
 }
 
-// ---- folder
-// ---------------------------------------------------------------------------------------------------------
+// ---- folder -----------------------------------------------------------------------------------------------
 static bool ours(const char *path, bool folder) {
   struct stat st;
   if (lstat(path, &st)) return false;
@@ -141,8 +139,7 @@ static void path_of(const zg_jit *j, const char *suffix, char out[1024]) {
   snprintf(out, 1024, "%s/%s%s", j->folder, j->key, suffix);
 }
 
-// ---- files
-// ----------------------------------------------------------------------------------------------------------
+// ---- files ------------------------------------------------------------------------------------------------
 // Whole, ours, and as it was written.
 static bool good_file(const char *path) {
   if (!ours(path, false)) return false;
@@ -204,8 +201,7 @@ static bool load_cached(zg_jit *j) {
   return j->cached_folder && ours(j->folder, true) && good_file(path) && load_file(j, path);
 }
 
-// ---- the child
-// ------------------------------------------------------------------------------------------------------
+// ---- the child --------------------------------------------------------------------------------------------
 static pid_t start_compiler(const zg_jit *j, const char *source, const char *object, const char *messages) {
   char flags[512], *argv[MAX_FLAGS + 8], *save = NULL;
   int n = 0;
@@ -305,8 +301,7 @@ static void *builder(void *arg) {
   return NULL;
 }
 
-// ---- from outside
-// ---------------------------------------------------------------------------------------------------
+// ---- from outside -----------------------------------------------------------------------------------------
 static bool emit_all(zg_jit *j) {
   zg_map seen = {0};
   size_t n = 0, left = 0;

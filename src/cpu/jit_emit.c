@@ -19,6 +19,7 @@ typedef struct {
   const uint32_t *def;    // op that defines each slot
   const uint32_t *first;  // per op, the phase it belongs to
   uint32_t phase;
+  zg_str ahead;              // what to fetch early, 64 elements at a time
   zg_str head, body;  // declarations before the loop; the loop's body, with I for the element and L(k) for
                       // accumulator k
   uint32_t *name;     // slot -> number of its local, or NONE
@@ -33,8 +34,7 @@ static const char *const dtype_name[ZG_N_DTYPES] = {
     "f32",     "f64",     "uint16_t", "uint16_t", "int8_t",   "int16_t", "int32_t",
     "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t", "uint8_t"};
 
-// ---- the maps that exist
-// --------------------------------------------------------------------------------------------
+// ---- the maps that exist ----------------------------------------------------------------------------------
 static const char *const maps[] = {
 #define UNARY(C, T, R, name, expr) #C "_" #name,
 #define BLOCKS(name, expr) "f32_" #name,
@@ -53,8 +53,7 @@ static bool map_exists(const char *name) {
   return false;
 }
 
-// ---- bindings
-// -------------------------------------------------------------------------------------------------------
+// ---- bindings ---------------------------------------------------------------------------------------------
 static uint32_t bind(emitter *e, jit_bind_kind kind, uint32_t at) {
   jit_phase *o = e->out;
   for (uint32_t i = 0; i < o->n_bind; i++)
@@ -69,8 +68,7 @@ static uint32_t bind(emitter *e, jit_bind_kind kind, uint32_t at) {
 
 static uint32_t new_local(emitter *e, uint32_t slot) { return e->name[slot] = e->n_names++; }
 
-// ---- values
-// ---------------------------------------------------------------------------------------------------------
+// ---- values -----------------------------------------------------------------------------------------------
 static uint32_t value(emitter *e, uint32_t slot);
 
 static void put_number(zg_str *out, uint8_t cls, double imm) {
@@ -136,6 +134,7 @@ static uint32_t put_load(emitter *e, uint32_t op, uint32_t slot) {
   zg_str_add(out, "const %s v%u = ", cls_of(o->cls), v);
   put_loaded(out, o->to, element);
   zg_str_add(out, ";\n");
+  if (stride == 1 && e->p->single) zg_str_add(&e->ahead, "AHEAD(a%u + i + n, 0)\n", v);
   return v;
 }
 
@@ -216,8 +215,7 @@ static uint32_t value(emitter *e, uint32_t slot) {
   return 0;
 }
 
-// ---- operations
-// -------------------------------------------------------------------------------------------------------
+// ---- operations -------------------------------------------------------------------------------------------
 static void put_map(emitter *e, const loop_op *o) {
   static const char *const table_name[] = {"f32", "f64", "int"};
   const zg_scalar s = (zg_scalar)(o->op & 0xFFFF);
@@ -339,8 +337,7 @@ static void put_op(emitter *e, uint32_t op) {
   zg_str_add(&e->body, "t%u[I] = v%u;\n", b, e->name[o->dst]);
 }
 
-// ---- functions
-// ----------------------------------------------------------------------------------------------------------
+// ---- functions --------------------------------------------------------------------------------------------
 static void put_identity(zg_str *out, const loop_acc *a) {
   if (a->cls == ZG_CLS_INT) {
     zg_str_add(out, a->red == ZG_RED_SUM    ? "0"
@@ -411,9 +408,9 @@ static void put_row_reductions(emitter *e, zg_str *out) {
     zg_str_add(out, "%s{\n", single ? "if (n >= 48) " : "");
     each_acc(e, out, put_lanes);
     zg_str_add(out,
-               "i64 i = 0;\n#define I (i + j)\n#define L(k) l##k[j]\nfor (; i + 64 <= n; i += 64) {\nEACH "
-               "for (int j = 0; j < 64; j++) {\n%s}\n}\n",
-               e->body.at);
+               "i64 i = 0;\n#define I (i + j)\n#define L(k) l##k[j]\nfor (; i + 64 <= n; i += 64) {\n"
+               "%sEACH for (int j = 0; j < 64; j++) {\n%s}\n}\n",
+               e->ahead.n ? e->ahead.at : "", e->body.at);
     zg_str_add(out, "EACH for (int j = 0; i + j < n; j++) {\n%s}\n#undef I\n#undef L\n", e->body.at);
     each_acc(e, out, put_tree);
     zg_str_add(out, "}%s", single ? " else " : "\n");
@@ -441,9 +438,8 @@ static void put_function(emitter *e, zg_str *out) {
   zg_str_add(out, "}\n");
 }
 
-// ---- what is worth it
-// ----------------------------------------------------------------------------------------------------- The
-// shortest piece of the space in which all views of a phase are lines.
+// ---- what is worth it -------------------------------------------------------------------------------------
+// The shortest piece of the space in which all views of a phase are lines.
 static int64_t shortest_run(const loop_prog *p, const loop_phase *ph) {
   int64_t least = INT64_MAX;
   for (uint32_t i = ph->elem; i < ph->elem + ph->n_elem; i++) {
@@ -464,6 +460,22 @@ static bool worth_it(const loop_prog *p, const loop_phase *ph) {
   return true;
 }
 
+// Rows in one tile: the last reduction fetches the lines that the code behind it will write, so that their way from memory goes beside
+// arithmetic. (Loads fetch the next row, see put_load.)
+static void put_ahead_stores(emitter *e) {
+  if (!e->p->single || !e->ph->n_acc || e->p->column) return;
+  for (uint32_t i = e->ph->elem + e->ph->n_elem; i < e->p->ops.n; i++) {
+    const loop_op *o = &e->p->ops.at[i];
+    if (o->kind == OP_REDUCE) {
+      return;
+    } else if (o->kind == OP_STORE && !e->p->slots.at[o->a].row && inner_stride(e, o) == 1) {
+      const uint32_t b = bind(e, BIND_ARG, i);
+      zg_str_add(&e->head, "%s *const o%u = p[%u];\n", dtype_name[o->to], b, b);
+      zg_str_add(&e->ahead, "AHEAD(o%u + i, 1)\n", b);
+    }
+  }
+}
+
 static bool emit_phase(loop_prog *p, uint32_t q, const uint32_t *def, zg_str *text, zg_map *seen) {
   const loop_phase *ph = &p->phases.at[q];
   jit_phase *out = &p->jit[q];
@@ -480,6 +492,7 @@ static bool emit_phase(loop_prog *p, uint32_t q, const uint32_t *def, zg_str *te
   out->by_row = ph->n_acc > 0;
   for (uint32_t k = 0; k < ph->n_acc; k++) bind(&e, BIND_ACC, ph->acc + k);
   for (uint32_t i = ph->elem; i < ph->elem + ph->n_elem && e.ok; i++) put_op(&e, i);
+  if (e.ok) put_ahead_stores(&e);
   if (e.ok) {
     zg_str f = {0};
     put_function(&e, &f);
@@ -492,6 +505,7 @@ static bool emit_phase(loop_prog *p, uint32_t q, const uint32_t *def, zg_str *te
   }
   zg_str_fini(&e.head);
   zg_str_fini(&e.body);
+  zg_str_fini(&e.ahead);
   zg_free(e.name);
   return e.ok;
 }
@@ -512,8 +526,7 @@ bool zg__jit_emit(loop_prog *p, zg_str *text, zg_map *seen) {
   return false;
 }
 
-// ---- prelude
-// --------------------------------------------------------------------------------------------------------------
+// ---- prelude ----------------------------------------------------------------------------------------------
 extern const char zg__text_vec_math[], zg__text_vec_cvt[], zg__text_vec_random[], zg__text_vec_maps[],
     zg__text_jit_prelude[];
 

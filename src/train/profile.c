@@ -70,8 +70,7 @@ static sum kernel_sum(const trainer *t, uint32_t i) {
 
 static void add(sum *to, sum x) { to->s += x.s, to->flops += x.flops, to->bytes += x.bytes; }
 
-// ---- by kind
-// ----------------------------------------------------------------------------------------------------------
+// ---- by kind ----------------------------------------------------------------------------------------------
 static void print_row(const char *name, sum x, double steps, double whole, const zg_device_model *limit) {
   printf("%-15s %9.3f %6.1f %9.1f %5.0f %9.1f %5.0f\n", name, x.s / steps * 1e3, 100 * x.s / whole,
          x.flops / x.s * 1e-9, 100 * x.flops / x.s / limit->flops_f32, x.bytes / x.s * 1e-9,
@@ -100,8 +99,7 @@ static void print_kinds(const trainer *t, double steps, const zg_device_model *l
       limit->flops_f32 * 1e-9, limit->flops_16 * 1e-9, limit->bytes_per_s * 1e-9);
 }
 
-// ---- by node
-// ----------------------------------------------------------------------------------------------------------
+// ---- by node ----------------------------------------------------------------------------------------------
 // "fc1 (grad)", "fc1.weight (update)" -> fc1, fc1.weight
 static char *node_name(zg_arena *a, const char *label) {
   const char *end = strstr(label, " (grad)");
@@ -157,8 +155,7 @@ static void print_nodes(const trainer *t, double steps) {
   zg_arena_fini(&a);
 }
 
-// ---- bytes
-// ------------------------------------------------------------------------------------------------------------
+// ---- bytes ------------------------------------------------------------------------------------------------
 // The least: what the step begins with or leaves behind, and what it must keep from one phase to a later one,
 // each read once and written once where it is at all. Tensors that live within forward, backward or update
 // could stay in caches if all were fused.

@@ -15,8 +15,7 @@ static void use(const char *jit, const char *cc, const char *cflags, const char 
   setenv("ZG_CACHE_DIR", cache, 1);
 }
 
-// ---- many kernels in one schedule
-// -----------------------------------------------------------------------------------
+// ---- many kernels in one schedule -------------------------------------------------------------------------
 typedef struct {
   zg_sched *s;
   prog *progs;
@@ -131,8 +130,7 @@ START_TEST(bits_at_lower_levels) {
 }
 END_TEST
 
-// ---- one small kernel
-// -------------------------------------------------------------------------------------------------
+// ---- one small kernel -------------------------------------------------------------------------------------
 static uint32_t small_run(void) {
   many m = many_new(4, 3);
   contents c = contents_copy(m.s, m.in), want = contents_copy(m.s, m.in);
