@@ -16,10 +16,11 @@ typedef struct {
   loop_prog *p;
   const loop_phase *ph;
   jit_phase *out;
-  const uint32_t *def;    // op that defines each slot
-  const uint32_t *first;  // per op, the phase it belongs to
+  const uint32_t *def;  // op that defines each slot
   uint32_t phase;
-  zg_str ahead;              // what to fetch early, 64 elements at a time
+  zg_str ahead;  // what to fetch early, 64 elements at a time
+  zg_str
+      first;  // what 64 elements (M of them, from B on) need before the loop over them: their random numbers
   zg_str head, body;  // declarations before the loop; the loop's body, with I for the element and L(k) for
                       // accumulator k
   uint32_t *name;     // slot -> number of its local, or NONE
@@ -261,9 +262,17 @@ static void put_cast(emitter *e, const loop_op *o) {
 
 static void put_random(emitter *e, const loop_op *o) {
   if (o->normal || o->cls != ZG_CLS_F32) e->ok = false;
-  const uint32_t a = value(e, o->a);
-  zg_str_add(&e->body, "const f32 v%u = j_uniform(v%u, rand, %uu);\n", new_local(e, o->dst), a,
-             (uint32_t)o->imm);
+  const uint32_t a = value(e, o->a), d = e->def[o->a], v = new_local(e, o->dst);
+  const bool run = d != NONE && e->p->ops.at[d].kind == OP_INDEX && !e->p->slots.at[o->a].row &&
+                   inner_stride(e, &e->p->ops.at[d]) == 1;
+  zg_str_add(&e->head, "const r_key k%u = j_key(rand, %uu);\n", v, (uint32_t)o->imm);
+  if (run) {
+    zg_str_add(&e->head, "f32 u%u[64];\n", v);
+    zg_str_add(&e->first, "r_uniform_run(M, u%u, (u64)(x%u + B), k%u);\n", v, a, v);
+    zg_str_add(&e->body, "const f32 v%u = u%u[J];\n", v, v);
+  } else {
+    zg_str_add(&e->body, "const f32 v%u = r_uniform((u64)v%u, k%u);\n", v, a, v);
+  }
 }
 
 static void put_store(emitter *e, uint32_t op) {
@@ -400,6 +409,28 @@ static void run_lengths(const loop_prog *p, bool *lanes, bool *single) {
   *single = most < LANES_FROM || (!p->single && last && last < LANES_FROM);
 }
 
+// 64 elements at a time, then the rest. `accumulator`: what L(k) stands for.
+static void put_blocks(const emitter *e, zg_str *out, const char *accumulator) {
+  const char *first = e->first.n ? e->first.at : "", *ahead = e->ahead.n ? e->ahead.at : "";
+  zg_str_add(out, "i64 i = 0;\n#define I (i + j)\n#define J j\n#define B i\n#define L(k) %s\n", accumulator);
+  zg_str_add(out,
+             "#define M 64\nfor (; i + 64 <= n; i += 64) {\n%s%sEACH for (int j = 0; j < 64; j++) "
+             "{\n%s}\n}\n#undef M\n",
+             ahead, first, e->body.at);
+  zg_str_add(out, "#define M (n - i)\n%sEACH for (int j = 0; i + j < n; j++) {\n%s}\n#undef M\n", first,
+             e->body.at);
+  zg_str_add(out, "#undef I\n#undef J\n#undef B\n#undef L\n");
+}
+
+// All in one loop.
+static void put_line(const emitter *e, zg_str *out, const char *accumulator) {
+  zg_str_add(out, "#define I i\n#define J i\n#define B 0\n#define M n\n#define L(k) %s\n%s", accumulator,
+             e->first.n ? e->first.at : "");
+  zg_str_add(out,
+             "EACH for (i64 i = 0; i < n; i++) {\n%s}\n#undef I\n#undef J\n#undef B\n#undef M\n#undef L\n",
+             e->body.at);
+}
+
 static void put_row_reductions(emitter *e, zg_str *out) {
   bool lanes, single;
   run_lengths(e->p, &lanes, &single);
@@ -407,19 +438,15 @@ static void put_row_reductions(emitter *e, zg_str *out) {
   if (lanes) {
     zg_str_add(out, "%s{\n", single ? "if (n >= 48) " : "");
     each_acc(e, out, put_lanes);
-    zg_str_add(out,
-               "i64 i = 0;\n#define I (i + j)\n#define L(k) l##k[j]\nfor (; i + 64 <= n; i += 64) {\n"
-               "%sEACH for (int j = 0; j < 64; j++) {\n%s}\n}\n",
-               e->ahead.n ? e->ahead.at : "", e->body.at);
-    zg_str_add(out, "EACH for (int j = 0; i + j < n; j++) {\n%s}\n#undef I\n#undef L\n", e->body.at);
+    put_blocks(e, out, "l##k[j]");
     each_acc(e, out, put_tree);
     zg_str_add(out, "}%s", single ? " else " : "\n");
   }
-  if (single)
-    zg_str_add(
-        out,
-        "{\n#define I i\n#define L(k) y##k\nEACH for (i64 i = 0; i < n; i++) {\n%s}\n#undef I\n#undef L\n}\n",
-        e->body.at);
+  if (single) {
+    zg_str_add(out, "{\n");
+    put_line(e, out, "y##k");
+    zg_str_add(out, "}\n");
+  }
   each_acc(e, out, put_total);
 }
 
@@ -430,10 +457,8 @@ static void put_function(emitter *e, zg_str *out) {
     put_row_reductions(e, out);
   } else {
     each_acc(e, out, put_column_acc);
-    zg_str_add(
-        out,
-        "#define I i\n#define L(k) c##k[i]\nEACH for (i64 i = 0; i < n; i++) {\n%s}\n#undef I\n#undef L\n",
-        e->body.at);
+    if (e->first.n) put_blocks(e, out, "c##k[i + j]");
+    else put_line(e, out, "c##k[i]");
   }
   zg_str_add(out, "}\n");
 }
@@ -460,8 +485,8 @@ static bool worth_it(const loop_prog *p, const loop_phase *ph) {
   return true;
 }
 
-// Rows in one tile: the last reduction fetches the lines that the code behind it will write, so that their way from memory goes beside
-// arithmetic. (Loads fetch the next row, see put_load.)
+// Rows in one tile: the last reduction fetches the lines that the code behind it will write, so that their
+// way from memory goes beside arithmetic. (Loads fetch the next row, see put_load.)
 static void put_ahead_stores(emitter *e) {
   if (!e->p->single || !e->ph->n_acc || e->p->column) return;
   for (uint32_t i = e->ph->elem + e->ph->n_elem; i < e->p->ops.n; i++) {
@@ -506,6 +531,7 @@ static bool emit_phase(loop_prog *p, uint32_t q, const uint32_t *def, zg_str *te
   zg_str_fini(&e.head);
   zg_str_fini(&e.body);
   zg_str_fini(&e.ahead);
+  zg_str_fini(&e.first);
   zg_free(e.name);
   return e.ok;
 }

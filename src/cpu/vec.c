@@ -198,21 +198,30 @@ static void fill8(int64_t n, void *dst, uint64_t v) {
 
 static void iota(int64_t n, int64_t *dst, int64_t start, int64_t step) { EACH dst[i] = start + i * step; }
 
-// Words 0 and 1, their upper 24 bits.
-static void random_words(int64_t n, const int64_t *element, zg_rand_state r, uint32_t stream, int32_t *w0, int32_t *w1) {
-  EACH r_words((uint64_t)element[i], r.key[0], r.key[1], r.step, stream, w0 + i, w1 + i);
+// Element numbers that follow one another share counters.
+static void random_uniform(int64_t n, float *dst, const int64_t *element, r_key k) {
+  int64_t off = 0;
+  for (int64_t i = 0; i < n; i++) off |= element[i] - element[0] - i;
+  if (off == 0) r_uniform_run(n, dst, (uint64_t)element[0], k);
+  else EACH dst[i] = r_uniform((uint64_t)element[i], k);
 }
 
 static void random_tile(int64_t count, float *dst, const int64_t *element, zg_rand_state r, uint32_t stream, bool normal) {
   enum { PIECE = 128 };
+  const r_key k = {r.key[0], r.key[1], r.step, stream};
   int32_t w0[PIECE], w1[PIECE];
   for (int64_t at = 0; at < count; at += PIECE) {
     const int64_t n = count - at < PIECE ? count - at : PIECE;
     float *y = dst + at;
-    random_words(n, element + at, r, stream, w0, w1);
-    EACH y[i] = (float)w0[i] * 0x1p-24f;
-    if (!normal) continue;
-    EACH y[i] = sqrtf(-2.0f * m_log(y[i] + 0x1p-24f));
+    if (!normal) {
+      random_uniform(n, y, element + at, k);
+      continue;
+    }
+    EACH {
+      int32_t w2, w3;
+      r_words((uint64_t)element[at + i], k, w0 + i, w1 + i, &w2, &w3);
+    }
+    EACH y[i] = sqrtf(-2.0f * m_log((float)(w0[i] + 1) * 0x1p-24f));
     for (int64_t i = 0; i < n; i++) y[i] *= cosf(6.28318531f * ((float)w1[i] * 0x1p-24f));
   }
 }

@@ -237,7 +237,7 @@ ZG_FN void zg_fragment_b(unsigned *b, const unsigned short *tile, int pitch, int
 
 // ---- random: Philox4x32-10 -----------------------------------------------------------------------------------------------
 // state: key low, key high, step. The draws of zg_loop_random.
-ZG_FN void zg_philox(const unsigned *state, unsigned stream, zg_u64 element, unsigned *w0, unsigned *w1) {
+ZG_FN void zg_philox(const unsigned *state, unsigned stream, zg_u64 element, unsigned *w) {
   unsigned c0 = (unsigned)element, c1 = (unsigned)(element >> 32), c2 = state[2], c3 = stream, k0 = state[0], k1 = state[1];
   for (int round = 0; round < 10; round++) {
     const unsigned h0 = zg_mulhi(0xD2511F53u, c0), l0 = 0xD2511F53u * c0, h1 = zg_mulhi(0xCD9E8D57u, c2), l1 = 0xCD9E8D57u * c2;
@@ -248,18 +248,21 @@ ZG_FN void zg_philox(const unsigned *state, unsigned stream, zg_u64 element, uns
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  *w0 = c0;
-  *w1 = c1;
+  w[0] = c0;
+  w[1] = c1;
+  w[2] = c2;
+  w[3] = c3;
 }
 ZG_FN float zg_uniform(const unsigned *state, unsigned stream, zg_i64 element) {
-  unsigned w0, w1;
-  zg_philox(state, stream, (zg_u64)element, &w0, &w1);
-  return (float)(w0 >> 8) * 5.9604644775390625e-8f;
+  unsigned w[4];
+  zg_philox(state, stream, (zg_u64)element / 4, w);
+  const unsigned lo = element & 1 ? w[1] : w[0], hi = element & 1 ? w[3] : w[2];   // an index would put w into local memory
+  return (float)((element & 2 ? hi : lo) >> 8) * 5.9604644775390625e-8f;
 }
 ZG_FN float zg_normal(const unsigned *state, unsigned stream, zg_i64 element) {
-  unsigned w0, w1;
-  zg_philox(state, stream, (zg_u64)element, &w0, &w1);
-  const float u = (float)((w0 >> 8) + 1) * 5.9604644775390625e-8f, v = (float)(w1 >> 8) * 5.9604644775390625e-8f;
+  unsigned w[4];
+  zg_philox(state, stream, (zg_u64)element, w);
+  const float u = (float)((w[0] >> 8) + 1) * 5.9604644775390625e-8f, v = (float)(w[1] >> 8) * 5.9604644775390625e-8f;
   return sqrtf(-2.0f * logf(u)) * cosf(6.283185307179586477f * v);
 }
 

@@ -62,9 +62,9 @@ zg_status zg_loop_verify(const zg_kernel *k);
 // seed: 2 words of the step's Philox key and the step counter.
 typedef struct { uint32_t key[2]; uint32_t step; } zg_rand_state;
 void zg_loop_reference(const zg_kernel *k, void *const *base, zg_rand_state r);
-// The number that a RANDOM instruction draws: Philox4x32-10 of counter {element low, element high, step, stream} under the key.
-// Uniform: top 24 bits of word 0 times 2^-24. Normal: Box-Muller of u = (top 24 bits of word 0 + 1) 2^-24 and v = those of
-// word 1: sqrt(-2 log u) cos(2 pi v). Devices draw the same uniform bit for bit, the same normal to float accuracy.
+// The number that a RANDOM instruction draws, by Philox4x32-10 of counter {n low, n high, step, stream} under the key.
+// Uniform: n = element / 4; the top 24 bits of word element % 4, times 2^-24. Normal: n = element; Box-Muller of u = (top 24 bits of
+// word 0 + 1) 2^-24 and v = those of word 1: sqrt(-2 log u) cos(2 pi v). Devices draw the same uniform bit for bit, the same normal to float accuracy.
 double zg_loop_random(zg_rand_state r, uint32_t stream, uint64_t element, bool normal);
 // May output `out` take the memory of input `in` (argument numbers) when that dies here? Both must be the same window, the
 // store must come in the last phase that reads the input's elements, and no store may read the input directly.

@@ -148,10 +148,11 @@ void zg_loop_reference(const zg_kernel *k, void *const *base, zg_rand_state rand
 }
 
 double zg_loop_random(zg_rand_state r, uint32_t stream, uint64_t element, bool normal) {
-  const uint32_t counter[4] = {(uint32_t)element, (uint32_t)(element >> 32), r.step, stream};
+  const uint64_t n = normal ? element : element / 4;
+  const uint32_t counter[4] = {(uint32_t)n, (uint32_t)(n >> 32), r.step, stream};
   uint32_t w[4];
   zg_philox(counter, r.key, w);
-  if (!normal) return (w[0] >> 8) * 0x1p-24;
+  if (!normal) return (w[element % 4] >> 8) * 0x1p-24;
   const double u = ((w[0] >> 8) + 1) * 0x1p-24, v = (w[1] >> 8) * 0x1p-24;   // u in (0, 1]
   return sqrt(-2 * log(u)) * cos(6.283185307179586477 * v);
 }

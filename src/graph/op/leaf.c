@@ -143,12 +143,13 @@ static zg_status infer_random(zg_infer *x) {
   return NULL;
 }
 
-// Counter (element low, element high, step 0, stream): the draw of the step's schedule at step 0 with the same key.
+// The draw of the step's schedule (sched/loop.h, zg_loop_random) at step 0 with the same key.
 static double draw(const zg_random_attr *a, const uint32_t key[2], uint64_t element) {
-  const uint32_t counter[4] = {(uint32_t)element, (uint32_t)(element >> 32), 0, (uint32_t)a->stream};
+  const uint64_t n = a->kind == ZG_RAND_UNIFORM ? element / 4 : element;
+  const uint32_t counter[4] = {(uint32_t)n, (uint32_t)(n >> 32), 0, (uint32_t)a->stream};
   uint32_t w[4];
   zg_philox(counter, key, w);
-  if (a->kind == ZG_RAND_UNIFORM) return a->lo + (w[0] >> 8) * 0x1p-24 * (a->hi - a->lo);
+  if (a->kind == ZG_RAND_UNIFORM) return a->lo + (w[element % 4] >> 8) * 0x1p-24 * (a->hi - a->lo);
   const double u = ((w[0] >> 8) + 1) * 0x1p-24, v = (w[1] >> 8) * 0x1p-24;   // Box-Muller; u in (0, 1]
   return a->lo + a->hi * sqrt(-2 * log(u)) * cos(6.283185307179586477 * v);
 }
