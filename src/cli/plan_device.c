@@ -14,7 +14,8 @@ static const number numbers[] = {
     {"flops_f32", offsetof(zg_device_model, flops_f32)},       {"flops_16", offsetof(zg_device_model, flops_16)},
     {"bytes_per_s", offsetof(zg_device_model, bytes_per_s)},   {"comm_bytes_per_s", offsetof(zg_device_model, comm_bytes_per_s)},
     {"comm_latency_s", offsetof(zg_device_model, comm_latency_s)}, {"copy_bytes_per_s", offsetof(zg_device_model, copy_bytes_per_s)},
-    {"launch_s", offsetof(zg_device_model, launch_s)},
+    {"launch_s", offsetof(zg_device_model, launch_s)},             {"node_ranks", offsetof(zg_device_model, node_ranks)},
+    {"net_bytes_per_s", offsetof(zg_device_model, net_bytes_per_s)}, {"net_latency_s", offsetof(zg_device_model, net_latency_s)},
 };
 
 static zg_status number_of(const zg_yaml *v, double *out) {
@@ -26,7 +27,8 @@ static zg_status number_of(const zg_yaml *v, double *out) {
 }
 
 static zg_status read_key(const zg_yaml *key, const zg_yaml *v, zg_device_model *d, zg_arena *mem) {
-  static const char *const names[] = {"name", "memory", "flops_f32", "flops_16", "bytes_per_s", "comm_bytes_per_s", "comm_latency_s", "copy_bytes_per_s", "launch_s"};
+  static const char *const names[] = {"name", "memory", "flops_f32", "flops_16", "bytes_per_s", "comm_bytes_per_s", "comm_latency_s", "copy_bytes_per_s", "launch_s",
+                                      "node_ranks", "net_bytes_per_s", "net_latency_s"};
   double x;
   if (!strcmp(key->text, "name")) {
     d->name = zg_arena_str(mem, v->text ? v->text : "");
@@ -56,6 +58,8 @@ static zg_status read_device(const char *path, zg_device_model *d, zg_arena *mem
   for (uint32_t i = 0; !status && i < doc->n; i++) status = read_key(doc->keys[i], doc->vals[i], d, mem);
   if (!status && !(d->flops_f32 > 0 && d->flops_16 > 0 && d->bytes_per_s > 0 && d->comm_bytes_per_s > 0 && d->copy_bytes_per_s > 0))
     status = zg_error(ZG_INVALID, "%s: rates must be above zero", path);
+  if (!status && d->node_ranks > 0 && !(d->net_bytes_per_s > 0))
+    status = zg_error(ZG_INVALID, "%s: with node_ranks, net_bytes_per_s must be above zero", path);
 out:
   zg_str_fini(&text);
   return status;

@@ -4,14 +4,14 @@
 #define T 1e12
 #define G 1e9
 static const zg_device_model models[] = {
-    // name       memory     f32         16 bit      memory     network           host       launch
-    {"b200-192g", 192000 * 1000ull * 1000, 0.6 * 1125 * T, 0.6 * 2250 * T, 7.2 * T, 800 * G, 6e-6, 55 * G, 3e-6},
-    {"h200-141g", 141000 * 1000ull * 1000, 0.6 * 494 * T, 0.6 * 989 * T, 4.3 * T, 400 * G, 6e-6, 50 * G, 3e-6},
-    {"h100-80g", 80ull << 30, 0.6 * 494 * T, 0.6 * 989 * T, 3.0 * T, 400 * G, 6e-6, 50 * G, 3e-6},
-    {"a100-80g", 80ull << 30, 0.6 * 156 * T, 0.6 * 312 * T, 1.8 * T, 260 * G, 8e-6, 24 * G, 4e-6},
-    {"a100-40g", 40ull << 30, 0.6 * 156 * T, 0.6 * 312 * T, 1.4 * T, 260 * G, 8e-6, 24 * G, 4e-6},
-    {"l40s-48g", 48ull << 30, 0.6 * 183 * T, 0.6 * 362 * T, 0.77 * T, 24 * G, 12e-6, 24 * G, 4e-6},
-    {"rtx4090-24g", 24ull << 30, 0.6 * 82 * T, 0.6 * 165 * T, 0.9 * T, 20 * G, 15e-6, 24 * G, 4e-6},
+    // name       memory     f32         16 bit      memory     network           host       launch  node, between nodes
+    {"b200-192g", 192000 * 1000ull * 1000, 0.6 * 1125 * T, 0.6 * 2250 * T, 7.2 * T, 800 * G, 6e-6, 55 * G, 3e-6, 8, 50 * G, 10e-6},
+    {"h200-141g", 141000 * 1000ull * 1000, 0.6 * 494 * T, 0.6 * 989 * T, 4.3 * T, 400 * G, 6e-6, 50 * G, 3e-6, 8, 50 * G, 10e-6},
+    {"h100-80g", 80ull << 30, 0.6 * 494 * T, 0.6 * 989 * T, 3.0 * T, 400 * G, 6e-6, 50 * G, 3e-6, 8, 50 * G, 10e-6},
+    {"a100-80g", 80ull << 30, 0.6 * 156 * T, 0.6 * 312 * T, 1.8 * T, 260 * G, 8e-6, 24 * G, 4e-6, 8, 25 * G, 10e-6},
+    {"a100-40g", 40ull << 30, 0.6 * 156 * T, 0.6 * 312 * T, 1.4 * T, 260 * G, 8e-6, 24 * G, 4e-6, 8, 25 * G, 10e-6},
+    {"l40s-48g", 48ull << 30, 0.6 * 183 * T, 0.6 * 362 * T, 0.77 * T, 24 * G, 12e-6, 24 * G, 4e-6, 8, 12.5 * G, 10e-6},
+    {"rtx4090-24g", 24ull << 30, 0.6 * 82 * T, 0.6 * 165 * T, 0.9 * T, 20 * G, 15e-6, 24 * G, 4e-6, 8, 12.5 * G, 10e-6},
     {"cpu", 0, 0.4 * T, 0.4 * T, 30 * G, 10 * G, 20e-6, 10 * G, 2e-6},
 };
 
@@ -51,7 +51,10 @@ static double collective_time(const zg_sched *s, const zg_step *p, const zg_devi
   uint32_t whole = p->kind == ZG_STEP_REDUCE_SCATTER ? p->b : p->a;
   double bytes = p->n ? (double)p->n * zg_dtype_bytes(s->bufs.at[whole].dtype) : (double)s->bufs.at[whole].bytes;
   if (p->kind == ZG_STEP_ALL_REDUCE) turns = 2;
-  return d->comm_latency_s + turns * share * bytes / d->comm_bytes_per_s;
+  const double reach = p->group ? (double)ZG_GROUP_SIZE(p->group) * ZG_GROUP_STRIDE(p->group) : world;
+  const bool one_node = d->node_ranks == 0 || reach <= d->node_ranks;   // a ring is as fast as its slowest link
+  const double rate = one_node ? d->comm_bytes_per_s : ZG_MIN(d->comm_bytes_per_s, d->net_bytes_per_s);
+  return (one_node ? d->comm_latency_s : d->net_latency_s) + turns * share * bytes / rate;
 }
 
 static double step_time(const zg_sched *s, const zg_step *p, const zg_device_model *d) {
