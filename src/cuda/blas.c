@@ -4,8 +4,9 @@
 //   batch dims   those of size 1 vanish, neighbours that all operands step through as one are merged; what is
 //   left may be one strided
 //                batch, and one more dim over which calls repeat
-//   algorithm    the library's first proposal for these shapes, strides and alignments; asked once per kernel
+//   algorithm    of the library's proposals for these shapes, strides and alignments the fastest (blas_search.h)
 #include "cuda/blas.h"
+#include "cuda/blas_search.h"
 
 #include <stdlib.h>
 
@@ -84,11 +85,11 @@ static uint32_t alignment(const zg_kernel *k, uint32_t arg, const batch *b) {
   return (uint32_t)(all & -all);
 }
 
-static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const batch *b, zg__product *p) {
+static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const batch *b, zg__search *search, zg__product *p) {
   const uint64_t workspace = ZG__BLAS_WORKSPACE;
   const uint32_t args[4] = {p->arg_a, p->arg_b, 0, 0};
   zg_lt_preference pref = NULL;
-  zg_lt_heuristic found = {0};
+  zg_lt_heuristic found[ZG__SEARCH_MAX] = {{{{0}}}};
   zg_status status = NULL;
   int n = 0;
   ZG_TRY(ZG_LT(cublasLtMatmulPreferenceCreate, &pref));
@@ -99,10 +100,12 @@ static zg_status choose_algorithm(zg_lt_handle lt, const zg_kernel *k, const bat
     ZG_TRY_OUT(
         ZG_LT(cublasLtMatmulPreferenceSetAttribute, pref, ZG_LT_PREF_ALIGN_A + i, &align, sizeof align));
   }
-  ZG_TRY_OUT(ZG_LT(cublasLtMatmulAlgoGetHeuristic, lt, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n));
-  if (n < 1 || found.state) status = zg_error(ZG_UNSUPPORTED, "%s: cuBLASLt has no algorithm", k->label);
-  p->algo = found.algo;
-  p->workspace = found.workspace;
+  ZG_TRY_OUT(ZG_LT(cublasLtMatmulAlgoGetHeuristic, lt, p->desc, p->a, p->b, p->c, p->c, pref, ZG__SEARCH_MAX, found, &n));
+  int good = 0;
+  for (int i = 0; i < n; i++)
+    if (!found[i].state) found[good++] = found[i];
+  if (!good) status = zg_error(ZG_UNSUPPORTED, "%s: cuBLASLt has no algorithm", k->label);
+  else status = zg__product_search(search, lt, k, found, good, p);
 out:
   zg__lt.cublasLtMatmulPreferenceDestroy(pref);
   return status;
@@ -153,7 +156,7 @@ static zg_status describe(const zg_kernel *k, const operands *o, const batch *b,
   return set_layout(&p->c, type_out, &o->c, count, b->stride[0][in]);
 }
 
-zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__product *p) {
+zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__search *search, zg__product *p) {
   const zg_matmul_desc *d = k->desc;
   *p = (zg__product){.alpha = d->alpha, .beta = d->beta, .n_outer = 1};
   const batch b = batch_of(k);
@@ -167,7 +170,7 @@ zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__product *p) 
     p->n_outer = b.dim[0], p->step_a = b.stride[p->arg_a][0], p->step_b = b.stride[p->arg_b][0],
     p->step_c = b.stride[0][0];
   zg_status status = describe(k, &o, &b, p);
-  if (!status) status = choose_algorithm(lt, k, &b, p);
+  if (!status) status = choose_algorithm(lt, k, &b, search, p);
   if (status) zg__product_fini(p);
   return status;
 }

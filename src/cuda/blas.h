@@ -16,7 +16,9 @@ typedef struct {
 
 enum { ZG__BLAS_WORKSPACE = 32 << 20 };  // offered to the library; what its algorithm takes is planned
 // ZG_UNSUPPORTED: the library cannot do this product (types, strides, epilogue); own kernels can.
-zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__product *out);
+// search: how its algorithm is chosen (blas_search.h).
+typedef struct zg__search zg__search;
+zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__search *search, zg__product *out);
 void zg__product_fini(zg__product *p);
 // arg: device addresses of the kernel's views.
 zg_status zg__product_run(zg_lt_handle lt, const zg__product *p, const zg_kernel *k, const uint64_t *arg,

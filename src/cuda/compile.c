@@ -40,7 +40,7 @@ static const char *const options[] = {"--std=c++17", "--ptxas-options=-v",
 
 // ---- cache
 // ----------------------------------------------------------------------------------------------------------------
-static bool cache_folder(const char *given, zg_str *out) {
+bool zg__cache_folder(const char *given, zg_str *out) {
   const char *dir = getenv("ZG_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   if (given && !*given) return false;
   if (given) zg_str_add(out, "%s", given);
@@ -222,7 +222,7 @@ static uint32_t distinct(const zg__code *codes, size_t n_codes, const zg__launch
 
 static void make_programs(job *j, zg__binary *out, const zg__launch **kernels, const char *cache_dir) {
   zg_str folder = {0};
-  const bool cache = cache_folder(cache_dir, &folder);
+  const bool cache = zg__cache_folder(cache_dir, &folder);
   for (uint32_t i = 0; i < out->n_programs; i++) {
     program *p = &j->programs[i];
     p->kernels = kernels + i * PER_PROGRAM;

@@ -28,4 +28,6 @@ typedef struct {
 // each with /cuda; "": no cache.
 zg_status zg__compile(const zg__code *codes, size_t n_codes, int arch, const char *cache_dir,
                       zg__binary *out);
+// The kernel cache's folder (cache_dir as above), made if it is not there; false: no cache, *out is not to be used.
+bool zg__cache_folder(const char *given, zg_str *out);
 void zg__binary_fini(zg__binary *b);

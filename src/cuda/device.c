@@ -47,6 +47,7 @@ static void open_blas(zg__cuda_device *d) {
 
 static void cuda_close(zg_device *dev) {
   zg__cuda_device *d = (zg__cuda_device *)dev;
+  zg__search_fini(&d->search);
   if (d->lt) zg__lt.cublasLtDestroy(d->lt);
   if (d->ctx) zg__cuda.cuDevicePrimaryCtxRelease_v2(d->gpu);
   zg_free(d);
@@ -64,6 +65,7 @@ static zg_status cuda_open(int threads, zg_device **out) {
   ZG_TRY_OUT(ZG_CUDA(cuCtxSetCurrent, d->ctx));
   open_blas(d);
   ZG_TRY_OUT(read_properties(d));
+  d->search.device = d->text;
   zg_log(1, "cuda: %s", d->text);
 out:
   if (status) cuda_close(&d->base);

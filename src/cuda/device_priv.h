@@ -3,7 +3,7 @@
 #pragma once
 #include <pthread.h>
 
-#include "cuda/blas.h"
+#include "cuda/blas_search.h"
 #include "cuda/collective.h"
 #include "cuda/compile.h"
 #include "cuda/cuda.h"
@@ -17,6 +17,7 @@ typedef struct {
   int arch;
   zg__target target;
   zg_lt_handle lt;  // NULL: no cuBLASLt, own kernels do matmul
+  zg__search search;
   char text[160];
   uint64_t memory;
 } zg__cuda_device;

@@ -16,7 +16,7 @@
 static zg_status try_product(zg__cuda_device *d, const zg_kernel *k, zg__product *p, bool *blas) {
   *blas = false;
   if (k->kind != ZG_K_MATMUL || !d->lt) return NULL;
-  zg_status s = zg__product_init(d->lt, k, p);
+  zg_status s = zg__product_init(d->lt, k, &d->search, p);
   *blas = !s;
   if (!s || zg_status_code(s) != ZG_UNSUPPORTED) return s;
   zg_log(2, "cuda: %s; an own kernel does it", zg_status_message(s));
@@ -122,6 +122,9 @@ static zg_status build_kernels(zg__cuda_program *p) {
     ZG_TRY_OUT(try_product(d, &s->kernels.at[k], &p->kernels[k].product, &p->kernels[k].blas));
     if (!p->kernels[k].blas) ZG_TRY_OUT(zg__emit(&s->kernels.at[k], &d->target, &codes[k]));
   }
+  if (d->search.n_timed + d->search.n_remembered)
+    zg_log(1, "cuBLASLt: algorithms of %u products timed in %.2f s, of %u remembered", d->search.n_timed, d->search.seconds,
+           d->search.n_remembered);
   ZG_TRY_OUT(zg__compile(codes, s->kernels.n, d->arch, NULL, &binary));
   ZG_TRY_OUT(load_modules(p, &binary, &functions));
   for (size_t k = 0; k < s->kernels.n; k++) ZG_TRY_OUT(fill_kernel(p, (uint32_t)k, &codes[k], &functions));

@@ -62,6 +62,16 @@ run cuda2-graphs cuda 2 3
 says cuda2-graphs 'segment "micro" is recorded as a graph'
 says cuda2-graphs 'segment "update" is recorded as a graph'
 
+# Algorithms of products are timed once, then remembered.
+cache=$ZG_CACHE_DIR; ZG_CACHE_DIR=$tmp/cache; ZG_CUDA_SEARCH=all; export ZG_CACHE_DIR ZG_CUDA_SEARCH
+for found in timed remembered; do
+  run cuda2-$found cuda 2 0
+  alike cpu2 cuda2-$found
+done
+says cuda2-timed 'cuBLASLt: algorithms of [1-9][0-9]* products timed in .* of [0-9]* remembered'
+says cuda2-remembered 'cuBLASLt: algorithms of 0 products timed in .* of [1-9][0-9]* remembered'
+ZG_CACHE_DIR=$cache; unset ZG_CUDA_SEARCH
+
 # A rank that is killed, or stands still, while collectives are queued: the other ends, and names the collective.
 ends_with() {   # SIGNAL TEXT
   name=sig$1; log="$tmp/$name.log"
