@@ -1,7 +1,9 @@
-"""Writes models/: tests in the layout of ONNX's for differentiable ops that its node tests leave out or feed with integers alone.
+"""Writes models/: tests in the layout of ONNX's for differentiable ops that its node tests leave out or feed with integers alone,
+and for ops of exporters that are none of ONNX's.
 
 usage: make_models.py    (needs numpy, onnx and onnxruntime; the results are onnxruntime's, numpy's for SwiGLU)
 """
+import math
 import os
 
 import numpy as np
@@ -47,3 +49,5 @@ rois = np.array([[0, 0, 0, 7, 5], [1, 2, 1, 6, 4], [1, 5, 3, 5, 3]], np.float32)
 write("test_maxroipool", "MaxRoiPool", {"x": f32(2, 3, 6, 8), "rois": rois}, pooled_shape=[2, 3], spatial_scale=1.0)
 write("test_maxroipool_scaled", "MaxRoiPool", {"x": f32(2, 2, 5, 5), "rois": rois * np.float32([1, 2, 2, 2, 2])}, pooled_shape=[3, 2],
       spatial_scale=0.4)
+x = f32(3, 4)
+write("test_erfc", "Erfc", {"x": x}, want=np.vectorize(math.erfc)(x).astype(np.float32))   # what tf2onnx writes

@@ -205,6 +205,13 @@ static zg_status import_fast_gelu(zg_onnx_node *n) {
   return NULL;
 }
 
+// 1 - erf(x): no ONNX op, but tf2onnx hands TensorFlow's Erfc on, which is how Keras 3 writes gelu.
+static zg_status import_erfc(zg_onnx_node *n) {
+  ZG_TRY(need(n, 1));
+  n->out[0] = zg_add_k(n->b, zg_neg(n->b, zg_b_map1(n->b, ZG_S_ERF, n->in[0])), 1);
+  return NULL;
+}
+
 static zg_status swish(zg_onnx_node *n, double alpha) {
   ZG_TRY(need(n, 1));
   const zg_val x = n->in[0];
@@ -234,6 +241,7 @@ static const zg_onnx_row rows[] = {
     ROW("Mean", import_variadic, ALL), ROW("Where", import_where, 6), ROW("Cast", import_cast, 1),
     ROW("CastLike", import_cast_like, 1), STEP("IsInf", import_is_inf), ROW("Clip", import_clip, 1),
     STEP("BitShift", import_bit_shift), ROW("Gelu", import_gelu, 1), ROW("Swish", import_swish, 1),
+    ROW("Erfc", import_erfc, 1),
     {.op_type = "Gelu", .domain = "com.microsoft", .since = 1, .import = import_gelu, .param_operands = 1},
     {.op_type = "FastGelu", .domain = "com.microsoft", .since = 1, .import = import_fast_gelu, .param_operands = 3},
     {.op_type = "QuickGelu", .domain = "com.microsoft", .since = 1, .import = import_quick_gelu, .param_operands = 1},
