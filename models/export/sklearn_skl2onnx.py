@@ -3,8 +3,8 @@
 
 usage: sklearn_skl2onnx.py OUT        needs scikit-learn, skl2onnx
 
-zipmap=False makes the probabilities a tensor; the loss reads them with from_probs. The scaler's mean and deviation are float
-initializers like any weight: they are named in `frozen`, for they are statistics of the data.
+zipmap=False makes the probabilities a tensor; the loss reads them with from_probs. The scaler is one op with
+attributes: its mean and deviation are statistics of the data and stay as they are fitted.
 """
 import os
 import warnings
