@@ -256,7 +256,6 @@ static void tell_unused(const zg_session *s) {
   const zg_config *c = s->cfg;
   if (s->o.rank) return;
   if (c->zero.grad_accum_dtype != ZG_CFG_ACCUM_FP32) zg_warn("zero.grad_accum_dtype: gradients accumulate in f32 all the same");
-  if (c->zero.communication_data_type != ZG_CFG_ACCUM_FP32) zg_warn("zero.communication_data_type: gradients are reduced in f32 all the same");
   for (size_t i = 0; i < ZG_COUNT(none); i++)
     if (zg_config_given(c, none[i].key)) zg_log(1, "%s has no effect: %s", none[i].key, none[i].why);
 }
@@ -264,6 +263,7 @@ static void tell_unused(const zg_session *s) {
 // What the configuration says of ZeRO. `distance` stands for stage3_max_reuse_distance where that is not given.
 static zg_status spread(zg_session *s, int64_t distance) {
   const zg_config *c = s->cfg;
+  static const zg_dtype reduce_types[] = {[ZG_CFG_ACCUM_FP32] = ZG_F32, [ZG_CFG_ACCUM_BF16] = ZG_BF16, [ZG_CFG_ACCUM_FP16] = ZG_F16};
   tell_unused(s);
   zg_zero_options o = zg_zero_defaults();
   o.stage = (uint32_t)c->zero.stage;
@@ -277,6 +277,7 @@ static zg_status spread(zg_session *s, int64_t distance) {
   o.max_reuse_distance = c->zero.stage3_max_reuse_distance == ZG_UNSET ? distance : c->zero.stage3_max_reuse_distance;
   o.reduce_bucket = c->zero.reduce_bucket_size;
   o.overlap = c->zero.overlap_comm;
+  o.reduce_type = reduce_types[c->zero.communication_data_type];
   o.second_ranks = (uint32_t)(c->zero.zero_hpz_partition_size > 1 ? c->zero.zero_hpz_partition_size : 0);
   o.shard_ranks = (uint32_t)(c->zero.mics_shard_size > 0 ? c->zero.mics_shard_size : 0);
   ZG_TRY(offload_of(c, &o));

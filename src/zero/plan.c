@@ -52,6 +52,8 @@ zg_status zg_zero_new(const zg_zero_options *o, zg_zero **out) {
   if ((o->offload_optimizer == ZG_SPACE_DISK || o->offload_param == ZG_SPACE_DISK) && !o->disk_path)
     return zg_error(ZG_INVALID, "offload to disk (device: nvme) wants a folder: set nvme_path");
   ZG_TRY(check_groups(o));
+  if (o->reduce_type != ZG_F32 && o->reduce_type != ZG_BF16 && o->reduce_type != ZG_F16)
+    return zg_error(ZG_INVALID, "gradients are reduced in f32, bf16 or f16, not in %s", zg_dtype_name(o->reduce_type));
   zg_zero *z = zg_alloc(sizeof *z);
   z->o = *o;
   z->o.disk_path = zg_arena_str(&z->mem, o->disk_path);
@@ -160,7 +162,7 @@ zg_zero_formula zg_zero_formula_of(const zg_zero *z, const zg_sched *s) {
     if (has_role(s, p, "master")) f.master += state;
     if (has_role(s, p, "m")) f.optimizer += state;
     if (has_role(s, p, "v")) f.optimizer += state;
-    reduced += 4 * shard;
+    reduced += zg_dtype_bytes(z->o.reduce_type) * shard;
     between += 2 * 4 * ((shard + copies - 1) / copies) * (copies - 1);
     if (zg__updates_shard(z) && !p->sharded) updated += size * shard;
   }

@@ -119,23 +119,57 @@ static uint32_t whole_gradient(reducer *r, const zg_zero_part *p, const zg_view 
   return at;
 }
 
-static void accumulate(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t from, int64_t offset,
+static void accumulate(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t from, zg_dtype t, int64_t offset,
                        int64_t n) {
   const char *label = zg_arena_printf(&r->s->mem, "accumulate %s", p->name);
   zg__edit_after(&r->edit, at,
-                 zg__accumulate_step(r->s, zg__flat(p->grad, ZG_F32, 0, n), zg__flat(from, ZG_F32, offset, n),
+                 zg__accumulate_step(r->s, zg__flat(p->grad, ZG_F32, 0, n), zg__flat(from, t, offset, n),
                                      r->first_micro, r->phase, label));
+}
+
+// The first n elements of a gradient rounded to the type they are sent in.
+static uint32_t rounded(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t whole, int64_t n) {
+  const zg_dtype t = r->z->o.reduce_type;
+  const uint32_t half = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.sent", p->name), t, n, ZG_BUF_GRAD);
+  zg__edit_after(&r->edit, at, zg__copy_step(r->s, zg__flat(half, t, 0, n), zg__flat(whole, ZG_F32, 0, n), r->phase, p->name));
+  return half;
+}
+
+// What this rank gets of the sum, in the type that was sent.
+static uint32_t scatter_rounded(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t half) {
+  const uint32_t part =
+      add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.got", p->name), r->z->o.reduce_type, p->shard, ZG_BUF_GRAD);
+  zg__edit_after(&r->edit, at, in_group(collective(ZG_STEP_REDUCE_SCATTER, part, 0, half, 0, p->shard, r->phase), zg__group(r->z)));
+  zg__edit_after(&r->edit, at, release(half, r->phase));
+  return part;
+}
+
+static void widen_to_grad(reducer *r, uint32_t at, const zg_zero_part *p, int64_t grad_at, uint32_t from, int64_t n) {
+  zg__edit_after(&r->edit, at, zg__copy_step(r->s, zg__flat(p->grad, ZG_F32, grad_at, n), zg__flat(from, r->z->o.reduce_type, 0, n), r->phase, p->name));
+  zg__edit_after(&r->edit, at, release(from, r->phase));
+}
+
+static void reduce_whole_rounded(reducer *r, uint32_t at, const zg_zero_part *p) {
+  const int64_t padded = zg__padded(r->z, p);
+  const uint32_t half = rounded(r, at, p, p->grad, padded);
+  if (r->z->o.stage == 1) {
+    widen_to_grad(r, at, p, zg__zero_lo(r->z, p), scatter_rounded(r, at, p, half), p->shard);
+    return;
+  }
+  zg__edit_after(&r->edit, at, collective(ZG_STEP_ALL_REDUCE, half, 0, 0, 0, padded, r->phase));
+  widen_to_grad(r, at, p, 0, half, padded);
 }
 
 // Stage 0, 1.
 static void keep_whole(reducer *r, const zg_segment *g, const zg_zero_part *p, const zg_view *v, bool last) {
   uint32_t at = r->last_use[v->buf] - 1;
-  if (r->first_micro) accumulate(r, at, p, v->buf, v->offset, p->n);
+  if (r->first_micro) accumulate(r, at, p, v->buf, ZG_F32, v->offset, p->n);
   else at = write_in_place(r, g, p, v);
-  if (last && r->z->o.stage == 0)
+  if (last && r->z->o.reduce_type != ZG_F32) reduce_whole_rounded(r, at, p);
+  else if (last && r->z->o.stage == 0)
     zg__edit_after(&r->edit, at,
                    collective(ZG_STEP_ALL_REDUCE, p->grad, 0, 0, 0, zg__padded(r->z, p), r->phase));
-  if (last && r->z->o.stage == 1)
+  else if (last)
     zg__edit_after(
         &r->edit, at,
         collective(ZG_STEP_REDUCE_SCATTER, p->grad, zg__zero_lo(r->z, p), p->grad, 0, p->shard, r->phase));
@@ -148,18 +182,34 @@ static zg_step between_groups(const reducer *r, const zg_zero_part *p, uint8_t p
   return in_group(collective(ZG_STEP_ALL_REDUCE, p->grad, 0, 0, 0, p->shard, phase), ZG_GROUP(zg__copies(r->z), zg__cut(r->z)));
 }
 
-// Stage 2, 3.
-static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
-  uint32_t whole, shard = p->grad, at = whole_gradient(r, p, v, &whole);
+// Stage 2, 3: the whole gradient becomes this rank's shard of the sum, in p->grad or added to it. over: nobody else wants the whole.
+static void reduce_to_shard(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t whole, bool over) {
+  uint32_t shard = p->grad;
   if (r->first_micro)
     shard = add_buf(r->s, zg_arena_printf(&r->s->mem, "%s.grad.new", p->name), ZG_F32, p->shard, ZG_BUF_GRAD);
   zg__edit_after(&r->edit, at, in_group(collective(ZG_STEP_REDUCE_SCATTER, shard, 0, whole, 0, p->shard, r->phase), zg__group(r->z)));
-  const uint32_t used = ZG_MAX(at, whole == v->buf ? r->last_use[whole] - 1 : at);
-  if (used == at) zg__edit_after(&r->edit, at, release(whole, r->phase));
-  if (r->first_micro) {
-    accumulate(r, at, p, shard, 0, p->shard);
-    zg__edit_after(&r->edit, at, release(shard, r->phase));
+  if (over) zg__edit_after(&r->edit, at, release(whole, r->phase));
+  if (!r->first_micro) return;
+  accumulate(r, at, p, shard, ZG_F32, 0, p->shard);
+  zg__edit_after(&r->edit, at, release(shard, r->phase));
+}
+
+static void reduce_to_shard_rounded(reducer *r, uint32_t at, const zg_zero_part *p, uint32_t whole, bool over) {
+  const uint32_t half = rounded(r, at, p, whole, zg__padded(r->z, p));
+  if (over) zg__edit_after(&r->edit, at, release(whole, r->phase));
+  const uint32_t part = scatter_rounded(r, at, p, half);
+  if (!r->first_micro) {
+    widen_to_grad(r, at, p, 0, part, p->shard);
+    return;
   }
+  accumulate(r, at, p, part, r->z->o.reduce_type, 0, p->shard);
+  zg__edit_after(&r->edit, at, release(part, r->phase));
+}
+
+static void keep_shard(reducer *r, const zg_zero_part *p, const zg_view *v) {
+  uint32_t whole, at = whole_gradient(r, p, v, &whole);
+  const uint32_t used = ZG_MAX(at, whole == v->buf ? r->last_use[whole] - 1 : at);
+  (r->z->o.reduce_type == ZG_F32 ? reduce_to_shard : reduce_to_shard_rounded)(r, at, p, whole, used == at);
   if (used != at) zg__edit_after(&r->edit, used, release(whole, r->phase));
   if (!r->first_micro && zg__copies(r->z) > 1) zg__edit_after(&r->edit, at, between_groups(r, p, r->phase));
   if (whole != v->buf && r->n_left[v->buf] == 1)

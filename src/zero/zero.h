@@ -19,8 +19,8 @@
 //                   backward pass gathers within the group (hpZ of ZeRO++, Wang et al. 2023): same bits, (N - 1) / N P per micro-step
 //                   between all and (H - 1) / H P within groups, for P / H more memory between the two passes.
 //
-// (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are reduced and accumulated in
-// f32. The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in
+// (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are accumulated in f32, and
+// reduced in reduce_type (f32; bf16 and f16 halve the bytes: each rank's gradient is rounded, the sum, made in f32, once more). The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in
 // every stage, so that all stages clip by the same bits.
 //
 // Segments: "micro" (each micro-step), "micro_last" (the last one, where it differs), "update", and "eval".
@@ -46,6 +46,7 @@ typedef struct {
   int64_t
       max_reuse_distance;  // stage 3: a tensor used again after at most so many elements of others stays gathered
   int64_t reduce_bucket;  // elements whose reductions may be under way while the backward pass goes on
+  zg_dtype reduce_type;   // f32, bf16, f16
   bool overlap;           // communication on a stream of its own
   zg_space
       offload_optimizer;  // where optimizer states and master copies rest (stages 1-3); ZG_SPACE_DEVICE: not offloaded

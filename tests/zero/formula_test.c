@@ -174,6 +174,28 @@ START_TEST(sent_for_second_shards) {
 }
 END_TEST
 
+// communication_data_type: what gradients send is halved, nothing else changes.
+START_TEST(sent_rounded) {
+  for (uint32_t stage = 0; stage < 4; stage++) {
+    zg_zero_traffic t[2];
+    for (size_t i = 0; i < 2; i++) {
+      const char *sets[] = {"zero.communication_data_type=bf16"};
+      sim_options o = {.model = "hf_llama_tiny", .n = 3, .stage = stage, .k = 2, .sets = sets, .n_sets = i};
+      zg_config *cfg;
+      zg_session *s = plan(&o, &cfg);
+      t[i] = zg_zero_traffic_of(s->zero, zg_session_sched(s));
+      ck_assert_uint_eq(t[i].all_reduce + t[i].reduce_scatter + t[i].gather - t[i].scalars, zg_zero_formula_of(s->zero, zg_session_sched(s)).sent);
+      zg_session_close(s);
+      zg_config_free(cfg);
+    }
+    ck_assert_uint_gt(t[1].all_reduce + t[1].reduce_scatter, 0);
+    ck_assert_uint_eq(t[0].all_reduce, 2 * t[1].all_reduce);
+    ck_assert_uint_eq(t[0].reduce_scatter, 2 * t[1].reduce_scatter);
+    ck_assert_uint_eq(t[0].gather, t[1].gather);
+  }
+}
+END_TEST
+
 // Ranks hash the same sequence of collectives; another stage has another one.
 START_TEST(hashes) {
   uint64_t first = 0;
@@ -269,6 +291,7 @@ int main(void) {
   tcase_add_loop_test(t, bytes_sent, 0, ZG_COUNT(worlds));
   tcase_add_test(t, sent_between_groups);
   tcase_add_test(t, sent_for_second_shards);
+  tcase_add_test(t, sent_rounded);
   tcase_add_test(t, hashes);
   tcase_add_test(t, budgets);
   tcase_add_test(t, refusals);

@@ -21,6 +21,8 @@ typedef struct {
   uint64_t sent;  // bytes sent by rank 0, without "@..." buffers and broadcasts
   double grad_norm;
   zg_loss_scale scale;
+  int order;
+  uint64_t (*reordered)(int order, uint64_t micro);  // one rank: which sample of the update a micro-step takes; NULL: in turn
 } sim;
 
 typedef struct {
@@ -107,19 +109,22 @@ static inline void sim_write(sim *s, uint32_t r, uint32_t buf, int64_t at, const
       "write");
 }
 
-// Sum over n ranks; p and ranks: of each of them, its step and its number.
-static inline float *sim_sum(sim *s, const zg_step *const *p, const uint32_t *ranks, uint32_t n_ranks, uint32_t which, int64_t at,
+// Sum over n ranks, in f32, rounded once; p and ranks: of each of them, its step and its number.
+static inline void *sim_sum(sim *s, const zg_step *const *p, const uint32_t *ranks, uint32_t n_ranks, uint32_t which, int64_t at,
                              int64_t n) {
-  float *sum = NULL;
+  float *sum = zg_alloc(sizeof *sum * (size_t)(n + 1)), *add = zg_alloc(sizeof *add * (size_t)(n + 1));
+  zg_dtype t = ZG_F32;
   for (uint32_t q = 0; q < n_ranks; q++) {
     const uint32_t buf = which ? p[q]->b : p[q]->a;
-    ck_assert_int_eq(zg_session_sched(s->rank[ranks[q]])->bufs.at[buf].dtype, ZG_F32);
-    float *x = sim_read(s, ranks[q], buf, at, n);
-    for (int64_t i = 0; sum && i < n; i++) sum[i] += x[i];
-    if (sum) zg_free(x);
-    else sum = x;
+    t = zg_session_sched(s->rank[ranks[q]])->bufs.at[buf].dtype;
+    void *x = sim_read(s, ranks[q], buf, at, n);
+    zg_convert(ZG_F32, q ? add : sum, t, x, n);
+    for (int64_t i = 0; q && i < n; i++) sum[i] += add[i];
+    zg_free(x);
   }
-  return sum;
+  zg_convert(t, add, ZG_F32, sum, n);
+  zg_free(sum);
+  return add;
 }
 
 static inline uint64_t sim_in_group(sim *s, const zg_step *const *p, const uint32_t *ranks, uint32_t n_ranks) {
@@ -140,7 +145,7 @@ static inline uint64_t sim_in_group(sim *s, const zg_step *const *p, const uint3
     return bytes * (n_ranks - 1);
   }
   const bool sums = p[0]->kind == ZG_STEP_ALL_REDUCE;
-  void *x = sums ? (void *)sim_sum(s, p, ranks, n_ranks, 0, p[0]->a_at, n) : sim_read(s, ranks[p[0]->peer], p[0]->a, p[0]->a_at, n);
+  void *x = sums ? sim_sum(s, p, ranks, n_ranks, 0, p[0]->a_at, n) : sim_read(s, ranks[p[0]->peer], p[0]->a, p[0]->a_at, n);
   for (uint32_t r = 0; r < n_ranks; r++) sim_write(s, ranks[r], p[r]->a, p[r]->a_at, x, n);
   zg_free(x);
   return sums ? 2 * (((uint64_t)n + n_ranks - 1) / n_ranks) * (n_ranks - 1) * size : 0;
@@ -252,10 +257,12 @@ static inline double sim_update(sim *s) {
     sim_must(zg_session_set(x, "@loss_scale", s->scale.scale), "scale");
     sim_must(zg_session_set(x, "@inv_scale", 1 / s->scale.scale), "scale");
   }
+  const uint64_t begin = s->samples;
   for (int64_t m = 0; m < s->k; m++) {
+    const uint64_t at = s->reordered ? begin + s->reordered(s->order, (uint64_t)m) : s->samples;
     for (uint32_t r = 0; r < s->n; r++) {
       sim_must(zg_session_set(s->rank[r], "@first_micro", m == 0), "first");
-      sim_must(zg_session_feed(s->rank[r], s->rank[r]->train, s->samples), "feed");
+      sim_must(zg_session_feed(s->rank[r], s->rank[r]->train, at), "feed");
     }
     const char *segment = alone && s->k == 1                                        ? "step"
                           : m == s->k - 1 && zg_sched_find_segment(d, "micro_last") ? "micro_last"

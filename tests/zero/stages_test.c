@@ -93,6 +93,9 @@ static const struct {
     {2, {"mixed_precision=fp16"}, 1},
     {3, {"mixed_precision=fp16"}, 1},
     {3, {"mixed_precision=fp16", "zero.offload_param.device=cpu", "zero.offload_optimizer.device=cpu"}, 3},
+    {1, {"zero.communication_data_type=bf16"}, 1},
+    {2, {"zero.communication_data_type=bf16"}, 1},
+    {3, {"zero.communication_data_type=fp16", "zero.overlap_comm=false"}, 2},
     {2, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.offload_optimizer.device=cpu"}, 1},
     {1, {"zero.overlap_comm=false"}, 1},
@@ -102,8 +105,10 @@ static const struct {
 static void variant_agrees(const char *of, int64_t k, size_t i) {
   char what[128];
   sim_options o = {.model = of, .n = 3, .k = k, .stage = variants[i].stage < 2 ? 0 : 2};
-  const bool half = !strncmp(variants[i].sets[0], "mixed_precision=", 16);
-  if (half) o.sets = variants[i].sets, o.n_sets = 1, o.stage = k == 1 ? 0 : 2;
+  const bool sent = !strncmp(variants[i].sets[0], "zero.communication_data_type=", 29);
+  const bool half = !strncmp(variants[i].sets[0], "mixed_precision=", 16) || sent;
+  if (half && sent && variants[i].stage == 1) o.sets = variants[i].sets, o.n_sets = 1, o.stage = 0;
+  else if (half) o.sets = variants[i].sets, o.n_sets = 1, o.stage = k == 1 ? 0 : 2;
   result plain = train(&o, true, true);
   o.stage = variants[i].stage;
   o.sets = variants[i].sets;
