@@ -5,11 +5,11 @@
 //   forward    job = part of the query tiles of one (batch, key head): keys transposed and values packed
 //   first, then each query
 //              tile walks its key tiles with running maximum and sum
-//   backward   job = one (batch, key head): for each key tile all query tiles; dk and dv stay in cache, dq in
-//   scratch
+//   backward   job = one (batch, key head): queries and dy become operands once; for each key tile all query
+//   tiles; dk and dv stay in cache, dq in scratch
 //
 // Sums run in an order given by shapes alone, so results do not depend on threads. Scratch per thread: a copy
-// of the keys and values of one head (forward), of its queries' gradient (backward), and some tiles. Operands
+// of the keys and values of one head (forward), of its queries, dy and queries' gradient (backward), and some tiles. Operands
 // are of any strides and of f32, bf16 or f16; arithmetic is f32. bf16 heads are multiplied as pairs where the
 // processor has them: then weights and their gradients are rounded to bf16 for the products, as sums stay
 // f32. f64 goes to the reference.
@@ -62,7 +62,7 @@ static int64_t tiles_floats(const job *j) {
 }
 uint64_t cpu_attention_scratch(const zg_kernel *k) {
   const job j = job_of(k, NULL);
-  const int64_t keys = j.k_tiles * TILE * (j.dp + j.ep), queries = j.group * j.q_tiles * TILE * (j.dp + 2);
+  const int64_t keys = j.k_tiles * TILE * (j.dp + j.ep), queries = j.group * j.q_tiles * TILE * (2 * j.dp + j.ep + 2);
   return sizeof(float) * (uint64_t)(tiles_floats(&j) + (k->kind == ZG_K_ATTENTION ? keys : queries)) + 256;
 }
 
@@ -77,10 +77,15 @@ static void load_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t 
                       float *dst, int64_t ld) {
   const zg_view *v = &j->c->k->args[arg];
   const int64_t w = v->dim[3];
-  for (int64_t r = 0; r < n; r++) {
-    j->c->vec->load[v->dtype](w, dst + r * ld, cpu_at(j->c, arg, row_at(v, b, h, i + r)), v->stride[3]);
-    if (w < ld) memset(dst + r * ld + w, 0, sizeof(float) * (size_t)(ld - w));
-  }
+  const void *at = cpu_at(j->c, arg, row_at(v, b, h, i));
+  const bool plain = v->stride[3] == 1;
+  if (plain && v->dtype == ZG_F32) j->c->vec->tile_load(n, w, at, v->stride[2], dst, ld);
+  else if (plain && v->dtype == ZG_BF16 && j->h2 == 2) j->c->vec->tile_load_half(n, w, at, v->stride[2], dst, ld);
+  else
+    for (int64_t r = 0; r < n; r++) {
+      j->c->vec->load[v->dtype](w, dst + r * ld, cpu_at(j->c, arg, row_at(v, b, h, i + r)), v->stride[3]);
+      if (w < ld) memset(dst + r * ld + w, 0, sizeof(float) * (size_t)(ld - w));
+    }
   if (rows > n) memset(dst + n * ld, 0, sizeof(float) * (size_t)((rows - n) * ld));
 }
 
@@ -88,9 +93,13 @@ static void store_rows(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t
                        const float *src, int64_t ld) {
   const zg_view *v = &j->c->k->args[arg];
   if (!v->buf) return;
-  for (int64_t r = 0; r < n; r++)
-    j->c->vec->store[v->dtype](v->dim[3], cpu_at(j->c, arg, row_at(v, b, h, i + r)), src + r * ld,
-                               v->stride[3]);
+  void *at = cpu_at(j->c, arg, row_at(v, b, h, i));
+  const bool plain = v->stride[3] == 1;
+  if (plain && v->dtype == ZG_F32) j->c->vec->tile_store(n, v->dim[3], src, ld, at, v->stride[2]);
+  else if (plain && v->dtype == ZG_BF16 && j->h2 == 2) j->c->vec->tile_store_half(n, v->dim[3], src, ld, at, v->stride[2]);
+  else
+    for (int64_t r = 0; r < n; r++)
+      j->c->vec->store[v->dtype](v->dim[3], cpu_at(j->c, arg, row_at(v, b, h, i + r)), src + r * ld, v->stride[3]);
 }
 
 static void load_row_values(const job *j, uint32_t arg, int64_t b, int64_t h, int64_t i, int64_t n,
@@ -108,6 +117,22 @@ static const float *operand(const job *j, bool by_cols, int64_t m, int64_t n, co
   if (by_cols) j->c->vec->tile_pair_cols(m, n, src, ld, dst);
   else j->c->vec->tile_pair_rows(m, n, src, ld, dst);
   return dst;
+}
+
+// load_rows as an operand. `stage`: room for as many floats.
+static void load_operand(const job *j, uint32_t arg, bool by_cols, int64_t b, int64_t h, int64_t i, int64_t n, int64_t rows,
+                         float *dst, int64_t ld, float *stage) {
+  const zg_view *v = &j->c->k->args[arg];
+  const zg_vec *vec = j->c->vec;
+  if (j->h2 == 1) {
+    load_rows(j, arg, b, h, i, n, rows, dst, ld);
+  } else if (v->dtype == ZG_BF16 && v->stride[3] == 1) {
+    const uint16_t *src = (const uint16_t *)cpu_at(j->c, arg, row_at(v, b, h, i));
+    (by_cols ? vec->tile_half_cols : vec->tile_half_rows)(n, v->dim[3], rows, src, v->stride[2], dst, ld);
+  } else {
+    load_rows(j, arg, b, h, i, n, rows, stage, ld);
+    operand(j, by_cols, rows, ld, stage, ld, dst);
+  }
 }
 
 // C (+)= A B over k elements. `rows`: A is read row by row (ld: of its floats), else it stands transposed.
@@ -171,18 +196,15 @@ static bool strip_at(const job *j, const place *p, int64_t r, int64_t *step, pla
 // --------------------------------------------------------------------------------------------------------------
 typedef struct {
   float *keys, *values, *q, *o, *s, *pairs, *max, *sum, *keep;
-  const float *qc;
 } forward_tiles;
 
 static void pack_keys(const job *j, int64_t b, int64_t kh, int64_t n_keys, const forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   for (int64_t at = 0; at < n_keys; at += TILE) {
     const int64_t n = ZG_MIN(TILE, j->s - at);
-    load_rows(j, j->iq + 1, b, kh, at, n, TILE, w->o, j->dp);
-    const float *k = operand(j, true, TILE, j->dp, w->o, j->dp, w->q);
-    vec->tile_transpose(TILE, padded(j->dp / j->h2), k, j->dp / j->h2, w->keys + at * j->dp, TILE);
-    load_rows(j, j->iq + 2, b, kh, at, n, TILE, j->h2 == 1 ? w->values + at * j->ep : w->o, j->ep);
-    if (j->h2 == 2) vec->tile_pair_rows(TILE, j->ep, w->o, j->ep, w->values + at * j->ep);
+    load_operand(j, j->iq + 1, true, b, kh, at, n, TILE, w->q, j->dp, w->o);
+    vec->tile_transpose(TILE, padded(j->dp / j->h2), w->q, j->dp / j->h2, w->keys + at * j->dp, TILE);
+    load_operand(j, j->iq + 2, false, b, kh, at, n, TILE, w->values + at * j->ep, j->ep, w->o);
   }
 }
 
@@ -197,7 +219,7 @@ static void forward_strip(const job *j, const place *p, int64_t r, const forward
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m);
   float *s = w->s + r * TILE, *o = w->o + r * j->ep;
-  product(j, m8, padded(p->n), j->de, w->qc + r * j->dp / j->h2, j->dp, true, w->keys + p->j * j->dp, TILE, s,
+  product(j, m8, padded(p->n), j->de, w->q + r * j->dp / j->h2, j->dp, true, w->keys + p->j * j->dp, TILE, s,
           TILE, false);
   const float scale = close_tile(j, p, s);
   vec->tile_softmax(p->m, p->n, s, TILE, scale, w->max + r, w->sum + r, w->keep + r);
@@ -209,8 +231,7 @@ static void forward_strip(const job *j, const place *p, int64_t r, const forward
 static void query_tile(const job *j, place p, forward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p.m), n_keys = keys_until(j, p.i + p.m);
-  load_rows(j, j->iq, p.b, p.h, p.i, p.m, m8, w->q, j->dp);
-  w->qc = operand(j, true, m8, j->dp, w->q, j->dp, w->pairs + TILE * TILE);
+  load_operand(j, j->iq, true, p.b, p.h, p.i, p.m, m8, w->q, j->dp, w->o);
   memset(w->o, 0, sizeof(float) * (size_t)(m8 * j->ep));
   for (int64_t r = 0; r < m8; r++) w->max[r] = -INFINITY, w->sum[r] = 0;
   for (p.j = 0; p.j < n_keys; p.j += TILE) {
@@ -234,8 +255,8 @@ static void forward(void *arg, int64_t chunk, int thread) {
   const int64_t all = j->group * j->q_tiles, first = all * part / j->parts, end = all * (part + 1) / j->parts;
   float *at = (float *)j->c->scratch[thread];
   forward_tiles w = {.q = at, .o = at + TILE * j->dp, .s = at + TILE * (j->dp + ZG_MAX(j->dp, j->ep))};
-  w.pairs = w.s + TILE * TILE;  // the weights' pairs, then the queries'
-  w.max = w.pairs + TILE * (TILE + j->dp), w.sum = w.max + TILE, w.keep = w.sum + TILE;
+  w.pairs = w.s + TILE * TILE;  // of the weights
+  w.max = w.pairs + TILE * TILE, w.sum = w.max + TILE, w.keep = w.sum + TILE;
   w.keys = at + tiles_floats(j);
   w.values = w.keys + j->k_tiles * TILE * j->dp;
   int64_t n_keys = 0;
@@ -252,49 +273,53 @@ static void forward(void *arg, int64_t chunk, int thread) {
 // ---- backward
 // -------------------------------------------------------------------------------------------------------------
 typedef struct {
-  float *k, *kt, *vt, *dk, *dv, *q, *dy, *s, *ds;                  // tiles; kt, vt: transposed
-  float *pk, *pq_cols, *pq_rows, *pdy_cols, *pdy_rows, *ps, *pds;  // pairs
-  const float *kr, *qc, *qr, *dyc, *dyr;                           // operands
-  float *dq, *lse, *delta;                                         // of all query tiles
+  float *k, *kt, *vt, *dk, *dv, *dy, *s, *ds, *pk, *ps, *pds;  // tiles; kt, vt: transposed; p..: pairs
+  const float *kr;                                             // keys as a right side
+  float *qc, *qr, *dyc, *dyr;                                  // operands of all query tiles, as left and right sides
+  float *dq, *lse, *delta;                                     // of all query tiles
 } backward_tiles;
 
 static backward_tiles backward_split(const job *j, float *at) {
   backward_tiles w;
-  const int64_t d = TILE * j->dp, e = TILE * j->ep;
-  w.k = at, w.kt = w.k + d, w.dk = w.kt + d, w.q = w.dk + d;
-  w.vt = w.q + d, w.dv = w.vt + e, w.dy = w.dv + e;
-  w.s = w.dy + TILE * ZG_MAX(j->dp, j->ep),
-  w.ds = w.s + TILE * TILE;  // dy also holds a tile of values or results
+  const int64_t d = TILE * j->dp, e = TILE * j->ep, wide = TILE * ZG_MAX(j->dp, j->ep);
+  w.k = at, w.kt = w.k + d, w.dk = w.kt + d, w.vt = w.dk + d, w.dv = w.vt + e;
+  w.dy = w.dv + e, w.pk = w.dy + wide, w.s = w.pk + wide, w.ds = w.s + TILE * TILE;
   w.ps = w.ds + TILE * TILE, w.pds = w.ps + TILE * TILE;
-  w.pk = w.pds + TILE * TILE, w.pq_cols = w.pk + TILE * ZG_MAX(j->dp, j->ep), w.pq_rows = w.pq_cols + d / 2;
-  w.pdy_cols = w.pq_rows + d / 2, w.pdy_rows = w.pdy_cols + e / 2;
   w.dq = at + tiles_floats(j);
   const int64_t rows = j->group * j->q_tiles * TILE;
   w.lse = w.dq + rows * j->dp, w.delta = w.lse + rows;
+  w.qc = w.delta + rows, w.dyc = w.qc + rows * j->dp;
+  w.qr = j->h2 == 1 ? w.qc : w.qc + rows * j->dp / 2, w.dyr = j->h2 == 1 ? w.dyc : w.dyc + rows * j->ep / 2;
   return w;
 }
 
-// delta = dy . y and lse of every query of the head; dq = 0.
+// Query tile i of head h, which is row `row` of the key head's: operands, lse, delta = dy . y.
+static void prepare_tile(const job *j, int64_t b, int64_t h, int64_t i, int64_t row, const backward_tiles *w) {
+  const zg_vec *vec = j->c->vec;
+  const int64_t m = ZG_MIN(TILE, j->t - i), m8 = whole(m), rq = row * j->dp / j->h2, ry = row * j->ep / j->h2;
+  float *dy = j->h2 == 1 ? w->dyc + ry : w->dy;
+  load_row_values(j, j->iq + 4, b, h, i, m, w->lse + row);
+  load_rows(j, j->iq + 5, b, h, i, m, m8, dy, j->ep);
+  load_rows(j, j->iq + 3, b, h, i, m, m, w->dv, j->ep);
+  for (int64_t r = 0; r < m; r++) w->delta[row + r] = vec->tile_dot(j->ep, dy + r * j->ep, w->dv + r * j->ep);
+  load_operand(j, j->iq, true, b, h, i, m, m8, w->qc + rq, j->dp, w->k);
+  if (j->h2 == 1) return;
+  load_operand(j, j->iq, false, b, h, i, m, m8, w->qr + rq, j->dp, w->k);
+  vec->tile_pair_cols(m8, j->ep, dy, j->ep, w->dyc + ry);
+  vec->tile_pair_rows(m8, j->ep, dy, j->ep, w->dyr + ry);
+}
+
 static void prepare_rows(const job *j, int64_t b, int64_t kh, const backward_tiles *w) {
-  memset(w->dq, 0, sizeof(float) * (size_t)(j->group * j->q_tiles * TILE * (j->dp + 2)));
+  memset(w->dq, 0, sizeof(float) * (size_t)(j->group * j->q_tiles * TILE * j->dp));
   for (int64_t g = 0; g < j->group; g++)
-    for (int64_t i = 0; i < j->q_tiles; i++) {
-      const int64_t m = ZG_MIN(TILE, j->t - i * TILE), row = (g * j->q_tiles + i) * TILE,
-                    h = kh * j->group + g;
-      load_row_values(j, j->iq + 4, b, h, i * TILE, m, w->lse + row);
-      load_rows(j, j->iq + 5, b, h, i * TILE, m, m, w->dy, j->ep);
-      for (int64_t r = 0; r < m; r++) {
-        load_rows(j, j->iq + 3, b, h, i * TILE + r, 1, 1, w->s, j->ep);
-        w->delta[row + r] = j->c->vec->tile_dot(j->ep, w->dy + r * j->ep, w->s);
-      }
-    }
+    for (int64_t i = 0; i < j->q_tiles; i++) prepare_tile(j, b, kh * j->group + g, i * TILE, (g * j->q_tiles + i) * TILE, w);
 }
 
 // Rows r .. of the query tile, which is row `row` of the head, against one strip's keys.
 static void backward_strip(const job *j, const place *p, int64_t r, int64_t row, const backward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t m8 = whole(p->m), n8 = whole(p->n), n16 = padded(p->n);
-  const int64_t rq = r * j->dp / j->h2, ry = r * j->ep / j->h2;
+  const int64_t rq = (row + r) * j->dp / j->h2, ry = (row + r) * j->ep / j->h2;
   product(j, m8, n16, j->de, w->qc + rq, j->dp, true, w->kt, TILE, w->s, TILE, false);
   const float scale = close_tile(j, p, w->s);
   vec->tile_weights(p->m, p->n, w->s, TILE, scale, w->lse + row + r);
@@ -311,12 +336,6 @@ static void backward_strip(const job *j, const place *p, int64_t r, int64_t row,
 }
 
 static void backward_tile(const job *j, const place *p, int64_t row, backward_tiles *w) {
-  load_rows(j, j->iq, p->b, p->h, p->i, p->m, whole(p->m), w->q, j->dp);
-  load_rows(j, j->iq + 5, p->b, p->h, p->i, p->m, whole(p->m), w->dy, j->ep);
-  w->qc = operand(j, true, whole(p->m), j->dp, w->q, j->dp, w->pq_cols);
-  w->qr = operand(j, false, whole(p->m), j->dp, w->q, j->dp, w->pq_rows);
-  w->dyc = operand(j, true, whole(p->m), j->ep, w->dy, j->ep, w->pdy_cols);
-  w->dyr = operand(j, false, whole(p->m), j->ep, w->dy, j->ep, w->pdy_rows);
   place strip;
   for (int64_t r = 0, step; r < p->m; r += step)
     if (strip_at(j, p, r, &step, &strip)) backward_strip(j, &strip, r, row, w);
@@ -325,13 +344,12 @@ static void backward_tile(const job *j, const place *p, int64_t row, backward_ti
 static void key_tile(const job *j, int64_t b, int64_t kh, int64_t at, backward_tiles *w) {
   const zg_vec *vec = j->c->vec;
   const int64_t n = ZG_MIN(TILE, j->s - at);
-  load_rows(j, j->iq + 2, b, kh, at, n, TILE, w->dy, j->ep);
-  const float *v = operand(j, true, TILE, j->ep, w->dy, j->ep, w->pk);
-  vec->tile_transpose(TILE, padded(j->ep / j->h2), v, j->ep / j->h2, w->vt, TILE);
-  load_rows(j, j->iq + 1, b, kh, at, n, TILE, w->k, j->dp);
-  const float *k = operand(j, true, TILE, j->dp, w->k, j->dp, w->pk);
-  vec->tile_transpose(TILE, padded(j->dp / j->h2), k, j->dp / j->h2, w->kt, TILE);
-  w->kr = operand(j, false, TILE, j->dp, w->k, j->dp, w->pk);
+  load_operand(j, j->iq + 2, true, b, kh, at, n, TILE, w->pk, j->ep, w->dy);
+  vec->tile_transpose(TILE, padded(j->ep / j->h2), w->pk, j->ep / j->h2, w->vt, TILE);
+  load_operand(j, j->iq + 1, true, b, kh, at, n, TILE, w->pk, j->dp, w->k);
+  vec->tile_transpose(TILE, padded(j->dp / j->h2), w->pk, j->dp / j->h2, w->kt, TILE);
+  if (j->h2 == 2) load_operand(j, j->iq + 1, false, b, kh, at, n, TILE, w->pk, j->dp, w->k);
+  w->kr = w->pk;
   memset(w->dk, 0, sizeof(float) * (size_t)(TILE * j->dp));
   memset(w->dv, 0, sizeof(float) * (size_t)(TILE * j->ep));
   for (int64_t g = 0; g < j->group; g++)

@@ -57,6 +57,15 @@ typedef struct {
                           int64_t ldc, bool add);
   void (*tile_pair_cols)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
   void (*tile_pair_rows)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst);
+  // The same from bf16 in memory (rows `stride` elements apart): m rows of n, zeros to `rows` and to ld columns.
+  void (*tile_half_cols)(int64_t m, int64_t n, int64_t rows, const uint16_t *src, int64_t stride, float *dst, int64_t ld);
+  void (*tile_half_rows)(int64_t m, int64_t n, int64_t rows, const uint16_t *src, int64_t stride, float *dst, int64_t ld);
+  // Copies between bf16 in memory and a tile of floats; load: zeros from n to ld.
+  void (*tile_load_half)(int64_t m, int64_t n, const uint16_t *src, int64_t stride, float *dst, int64_t ld);
+  void (*tile_store_half)(int64_t m, int64_t n, const float *src, int64_t ld, uint16_t *dst, int64_t stride);
+  // The same from and to floats.
+  void (*tile_load)(int64_t m, int64_t n, const float *src, int64_t stride, float *dst, int64_t ld);
+  void (*tile_store)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t stride);
   void (*tile_transpose)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd);
   // Large products (vec_gemm.h); NULL below 512-bit vectors. Index: 0 f32, 1 pairs of bf16 (only where zg_vec_has_pairs).
   // C[12,32] (row stride ldc) (+)= A panel (k words x 12) * B panel (k words x 32, 64-byte aligned); meanwhile fetches the 16 k

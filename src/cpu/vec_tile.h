@@ -102,6 +102,26 @@ static void tile_transpose(int64_t m, int64_t n, const float *src, int64_t ld, f
     for (int64_t j = 0; j < n; j += 16) transpose16(src + i * ld + j, ld, dst + j * ldd + i, ldd);
 }
 
+// Rows of heads stand far apart in memory, which the processor does not foresee: rows to come are asked for.
+enum { TILE_AHEAD = 8 };
+static inline void fetch_row(const void *src, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)src + at);
+}
+
+static void tile_load(int64_t m, int64_t n, const float *src, int64_t stride, float *dst, int64_t ld) {
+  for (int64_t i = 0; i < m && i < TILE_AHEAD; i++) fetch_row(src + i * stride, n * 4);
+  for (int64_t i = 0; i < m; i++, src += stride, dst += ld) {
+    if (i + TILE_AHEAD < m) fetch_row(src + TILE_AHEAD * stride, n * 4);
+    for (int64_t j = 0; j < n; j++) dst[j] = src[j];
+    for (int64_t j = n; j < ld; j++) dst[j] = 0;
+  }
+}
+
+static void tile_store(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t stride) {
+  for (int64_t i = 0; i < m; i++, src += ld, dst += stride)
+    for (int64_t j = 0; j < n; j++) dst[j] = src[j];
+}
+
 // Folds of a row: sixteen partial results, which the compiler keeps in vectors, then a tree. Rows have room
 // to a multiple of 16.
 #define TILE_TREE(part, step) \
@@ -134,20 +154,26 @@ static void row_exp(int64_t n, float *x, float scale, float shift) {
   for (int64_t i = 0; i < (n + 15) / 16 * 16; i++) x[i] = m_exp(x[i] * scale - shift);
 }
 
-// row_exp; returns the sum of the first n results.
-static float row_exp_sum(int64_t n, float *x, float scale, float shift) {
+#if defined(__AVX512F__)
+static float row_sum(int64_t n, const float *x) {
+  __m512 part[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  int64_t j = 0;
+  for (; j + 32 <= n; j += 32)
+    for (int q = 0; q < 2; q++) part[q] = _mm512_add_ps(part[q], _mm512_loadu_ps(x + j + 16 * q));
+  for (; j < n; j += 16)
+    part[0] = _mm512_add_ps(part[0], _mm512_maskz_loadu_ps((__mmask16)(n - j >= 16 ? 0xffff : (1u << (n - j)) - 1), x + j));
+  return _mm512_reduce_add_ps(_mm512_add_ps(part[0], part[1]));
+}
+#else
+static float row_sum(int64_t n, const float *x) {
   float part[16] = {0};
-  for (int64_t j = 0; j + 16 <= n; j += 16) {
-    float y[16];
-    for (int q = 0; q < 16; q++) y[q] = m_exp(x[j + q] * scale - shift);
-    for (int q = 0; q < 16; q++) x[j + q] = y[q], part[q] += y[q];
-  }
-  const int64_t at = n & ~(int64_t)15;
-  row_exp(n - at, x + at, scale, shift);
-  for (int64_t j = at; j < n; j++) part[j & 15] += x[j];
+  for (int64_t j = 0; j + 16 <= n; j += 16)
+    for (int q = 0; q < 16; q++) part[q] += x[j + q];
+  for (int64_t j = n & ~(int64_t)15; j < n; j++) part[j & 15] += x[j];
   TILE_TREE(part, TILE_ADD)
   return part[0];
 }
+#endif
 
 static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum,
                          float *keep) {
@@ -157,8 +183,8 @@ static void tile_softmax(int64_t m, int64_t n, float *s, int64_t ld, float scale
     max[i] = here > max[i] ? here : max[i];
   }
   for (int64_t i = 0; i < m; i++) keep[i] = m_exp(keep[i] - (max[i] == -INFINITY ? 0.0f : max[i]));
-  for (int64_t i = 0; i < m; i++)
-    sum[i] = sum[i] * keep[i] + row_exp_sum(n, s + i * ld, scale, max[i] == -INFINITY ? 0.0f : max[i]);
+  for (int64_t i = 0; i < m; i++) row_exp(n, s + i * ld, scale, max[i] == -INFINITY ? 0.0f : max[i]);
+  for (int64_t i = 0; i < m; i++) sum[i] = sum[i] * keep[i] + row_sum(n, s + i * ld);
 }
 
 static void tile_weights(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse) {
@@ -256,8 +282,49 @@ TILE_BF16 static void tile_pair_rows(int64_t m, int64_t n, const float *src, int
                        _mm512_castsi512_ps(_mm512_or_si512(x, _mm512_slli_epi32(y, 16))));
     }
 }
-#define TILE_PAIRS \
-  .tile_gemm_pairs = tile_gemm_pairs, .tile_pair_cols = tile_pair_cols, .tile_pair_rows = tile_pair_rows
+
+static inline __mmask16 have16(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
+
+// The same from bf16 in memory, `n` of the ld columns and `m` of the rows given, the others zero.
+TILE_BF16 static void tile_half_cols(int64_t m, int64_t n, int64_t rows, const uint16_t *src, int64_t stride, float *dst, int64_t ld) {
+  for (int64_t i = 0; i < m && i < TILE_AHEAD; i++) fetch_row(src + i * stride, n * 2);
+  for (int64_t i = 0; i < rows; i++, src += stride, dst += ld / 2) {
+    if (i + TILE_AHEAD < m) fetch_row(src + TILE_AHEAD * stride, n * 2);
+    for (int64_t j = 0; j < ld; j += 16)
+      _mm256_storeu_ps(dst + j / 2, _mm256_castsi256_ps(_mm256_maskz_loadu_epi16(i < m ? have16(n - j) : 0, src + j)));
+  }
+}
+
+TILE_BF16 static void tile_half_rows(int64_t m, int64_t n, int64_t rows, const uint16_t *src, int64_t stride, float *dst, int64_t ld) {
+  for (int64_t i = 0; i < m && i < TILE_AHEAD; i++) fetch_row(src + i * stride, n * 2);
+  for (int64_t i = 0; i < rows; i += 2, src += 2 * stride, dst += ld) {
+    for (int64_t r = i + TILE_AHEAD; r < m && r < i + TILE_AHEAD + 2; r++) fetch_row(src + (r - i) * stride, n * 2);
+    for (int64_t j = 0; j < ld; j += 16) {
+      const __m512i x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(i < m ? have16(n - j) : 0, src + j));
+      const __m512i y = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(i + 1 < m ? have16(n - j) : 0, src + stride + j));
+      _mm512_storeu_si512(dst + j, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
+    }
+  }
+}
+
+static void tile_load_half(int64_t m, int64_t n, const uint16_t *src, int64_t stride, float *dst, int64_t ld) {
+  for (int64_t i = 0; i < m && i < TILE_AHEAD; i++) fetch_row(src + i * stride, n * 2);
+  for (int64_t i = 0; i < m; i++, src += stride, dst += ld) {
+    if (i + TILE_AHEAD < m) fetch_row(src + TILE_AHEAD * stride, n * 2);
+    for (int64_t j = 0; j < ld; j += 16)
+      _mm512_storeu_si512(dst + j, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(have16(n - j), src + j)), 16));
+  }
+}
+
+TILE_BF16 static void tile_store_half(int64_t m, int64_t n, const float *src, int64_t ld, uint16_t *dst, int64_t stride) {
+  for (int64_t i = 0; i < m; i++, src += ld, dst += stride)
+    for (int64_t j = 0; j < n; j += 16)
+      _mm256_mask_storeu_epi16(dst + j, have16(n - j), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(src + j)));
+}
+#define TILE_PAIRS                                                                                                      \
+  .tile_gemm_pairs = tile_gemm_pairs, .tile_pair_cols = tile_pair_cols, .tile_pair_rows = tile_pair_rows,               \
+  .tile_half_cols = tile_half_cols, .tile_half_rows = tile_half_rows, .tile_load_half = tile_load_half,                            \
+  .tile_store_half = tile_store_half
 #else
 #define TILE_PAIRS .tile_gemm_pairs = NULL
 #endif
