@@ -50,6 +50,7 @@ typedef struct {
   bool pairs, swapped, direct, shared, half;   // half: C is bf16
   int64_t w0, pack_words;               // of the part under work
   float *pa, *pb, *sums;                // in the workspace
+  int threads;
 } job;
 
 // All but the last two dims of C and A fold into the rows; B must not depend on them.
@@ -223,22 +224,54 @@ static void finish_panel(const job *j, int64_t row, int64_t m, int64_t panel, fl
     finish_line(j, c_at(j, row, col + i), s->turned + i * ld, m, j->swapped ? row : col + i, j->swapped, s->line);
 }
 
+// ---- fetching ahead -------------------------------------------------------------------------------------
+// While a job multiplies, the rows of A that a job to come will pack are brought near, `words` cache lines with each tile.
+typedef struct {
+  const char *at;        // NULL: nothing to fetch
+  int64_t left, step;    // tiles that fetch; bytes from line to line
+  int64_t next, other;   // bytes from a tile's lines to the next tile's, alternating
+} fetch;
+enum { LINE = 64 };
+
+static fetch fetch_rows(const job *j, int64_t row) {
+  const operand *o = &j->a;
+  const int64_t words = j->words;
+  if (row >= j->m || j->part < words) return (fetch){0};
+  fetch f = {.at = (const char *)cpu_at(j->c, o->arg, o->offset + row * o->line), .left = j->rows * 4 / LINE};
+  if (o->step != 1) {   // columns of lines, each in two halves where a word is of two rows
+    f.step = o->step * j->size;
+    f.next = j->pairs ? words * f.step : LINE, f.other = j->pairs ? LINE - f.next : LINE;
+  } else if (o->line == j->k) {
+    f.step = LINE, f.next = f.other = words * LINE;
+  } else {
+    f.at = NULL;
+  }
+  return f;
+}
+
 // ---- products -------------------------------------------------------------------------------------------
 // Rows of A (packed at `a`) by panel p of B, over the part under work, which has `words` from w on.
-static void multiply(const job *j, const float *a, int64_t row, int64_t m, int64_t p, int64_t w, int64_t words, float *sums) {
+static void multiply(const job *j, const float *a, int64_t row, int64_t m, int64_t p, int64_t w, int64_t words, float *sums, fetch *f) {
   const float *b = j->pb + p * j->pack_words * NR + (w - j->w0) * NR;
   const int64_t col = p * NR, n = ZG_MIN(NR, j->n - col);
   const bool more = w > 0, add = more || j->d->beta != 0;
   _Alignas(64) float tile[MR * NR];
-  const float *ahead = b + j->pack_words * NR;   // the next panel, half of it with each of the first two tiles
-  for (int64_t i = 0; i < m; i += MR, a += MR * words, ahead = i == MR ? ahead + words * NR / 2 : b) {
+  for (int64_t i = 0; i < m; i += MR, a += MR * words) {
     const int64_t h = ZG_MIN(MR, m - i);
+    const char *ahead = (const char *)b;
+    int64_t step = 0;
+    if (i < 2 * MR) {   // the next panel, half of it with each of the first two tiles
+      ahead = (const char *)(b + j->pack_words * NR + (i ? words * NR / 2 : 0)), step = LINE;
+    } else if (f->at && f->left > 0) {
+      ahead = f->at, step = f->step;
+      f->at += f->left-- & 1 ? f->other : f->next;
+    }
     if (!j->direct) {
-      j->c->vec->tiled[j->pairs](words, a, b, ahead, sums + i * NR, NR, more);
+      j->c->vec->tiled[j->pairs](words, a, b, ahead, step, sums + i * NR, NR, more);
     } else if (h == MR && n == NR && !j->half) {
-      j->c->vec->tiled[j->pairs](words, a, b, ahead, (float *)c_at(j, row + i, col), j->out.line, add);
+      j->c->vec->tiled[j->pairs](words, a, b, ahead, step, (float *)c_at(j, row + i, col), j->out.line, add);
     } else {
-      j->c->vec->tiled[j->pairs](words, a, b, ahead, tile, NR, false);
+      j->c->vec->tiled[j->pairs](words, a, b, ahead, step, tile, NR, false);
       write_tile(j, row + i, col, h, n, tile, add);
     }
   }
@@ -253,10 +286,12 @@ static void block(void *arg, int64_t chunk, int thread) {
     const int64_t words = ZG_MIN(j->part, j->words - w);
     const float *a = j->shared ? j->pa + row * words : s.a;
     if (!j->shared) pack(j, &j->a, MR, row, m, w, words, s.a, MR * words);
+    const int64_t then = (chunk + j->threads) / j->jobs_across;
+    fetch f = then == down || j->shared ? (fetch){0} : fetch_rows(j, then * j->rows);
     for (int64_t p = first; p < end; p++) {
       float *sums = s.sums;
       if (keeps_sums(j)) sums = j->shared ? j->sums + (down * j->panels + p) * block_floats(j) : s.sums + (p - first) * block_floats(j);
-      multiply(j, a, row, m, p, w, words, sums);
+      multiply(j, a, row, m, p, w, words, sums, &f);
       if (!j->direct && w + words == j->words) finish_panel(j, row, m, p, sums, &s);
     }
   }
@@ -296,7 +331,8 @@ void cpu_tiled_matmul(const cpu_call *c) {
   job j;
   if (!setup(c->k, &j)) return;
   j.c = c;
-  cut(&j, zg_pool_threads(c->pool));
+  j.threads = zg_pool_threads(c->pool);
+  cut(&j, j.threads);
   lay_workspace(&j, (float *)c->workspace);
   for (j.w0 = 0; j.w0 < j.words; j.w0 += j.pack_words) {
     j.pack_words = j.shared ? ZG_MIN(j.part, j.words - j.w0) : j.words;

@@ -18,7 +18,7 @@
     acc[i][1] = add ? _mm512_loadu_ps(c + i * ldc + 16) : _mm512_setzero_ps();                                       \
     _mm_prefetch(c + i * ldc, _MM_HINT_T0), _mm_prefetch(c + i * ldc + 16, _MM_HINT_T0);                             \
   }                                                                                                                  \
-  for (int64_t p = 0; p < k; p++, a += ZG_TILED_MR, b += ZG_TILED_NR, ahead += 16) {                                 \
+  for (int64_t p = 0; p < k; p++, a += ZG_TILED_MR, b += ZG_TILED_NR, ahead += ahead_step) {                         \
     _mm_prefetch(ahead, _MM_HINT_T1);                                                                                \
     const __m512 y0 = _mm512_load_ps(b), y1 = _mm512_load_ps(b + 16);                                                \
     _Pragma("GCC unroll 12") for (int i = 0; i < ZG_TILED_MR; i++) {                                                 \
@@ -34,10 +34,11 @@
 #define MULTIPLY_ADD_F32(acc, x, y) _mm512_fmadd_ps(x, y, acc)
 #define MULTIPLY_ADD_PAIRS(acc, x, y) _mm512_dpbf16_ps(acc, (__m512bh)(x), (__m512bh)(y))
 
-static void tiled_f32(int64_t k, const float *a, const float *b, const float *ahead, float *c, int64_t ldc, bool add) {
+static void tiled_f32(int64_t k, const float *a, const float *b, const char *ahead, int64_t ahead_step, float *c, int64_t ldc, bool add) {
   GEMM_BODY(MULTIPLY_ADD_F32)
 }
-TILE_BF16 static void tiled_pairs(int64_t k, const float *a, const float *b, const float *ahead, float *c, int64_t ldc, bool add) {
+TILE_BF16 static void tiled_pairs(int64_t k, const float *a, const float *b, const char *ahead, int64_t ahead_step, float *c, int64_t ldc,
+                                  bool add) {
   GEMM_BODY(MULTIPLY_ADD_PAIRS)
 }
 
