@@ -237,7 +237,7 @@ static fetch fetch_rows(const job *j, int64_t row) {
   const operand *o = &j->a;
   const int64_t words = j->words;
   if (row >= j->m || j->part < words) return (fetch){0};
-  fetch f = {.at = (const char *)cpu_at(j->c, o->arg, o->offset + row * o->line), .left = j->rows * 4 / LINE};
+  fetch f = {.at = (const char *)cpu_at(j->c, o->arg, o->offset + row * o->line), .left = (j->rows * 4 / LINE + 1) & ~(int64_t)1};
   if (o->step != 1) {   // columns of lines, each in two halves where a word is of two rows
     f.step = o->step * j->size;
     f.next = j->pairs ? words * f.step : LINE, f.other = j->pairs ? LINE - f.next : LINE;

@@ -3,7 +3,8 @@
 //   - a result is stored row-major, except where its only reader would have to copy it:
 //       x -> transpose -> reshape   is stored in the transposed order (heads after attention)
 //       window -> transpose         is stored with its channels last (opt_channels_last)
-//       x -> concat                 is written straight into its part of the concatenation
+//       x -> concat                 is written straight into its part of the concatenation; results of attention also
+//                                   through transposes and reshapes (the gradients of heads, into the fused projection's)
 // Costs: linear in the graph.
 #include "sched/lower_priv.h"
 
@@ -42,6 +43,19 @@ static readers find_readers(zg_low *l) {
 static const zg_node *only_reader(const zg_low *l, const readers *r, uint32_t v) {
   if (r->n_outputs[v] || r->start[v + 1] - r->start[v] != 1) return NULL;
   return &l->g->nodes.at[r->node[r->start[v]]];
+}
+
+// The same, but for gradients of attention, which read any strides.
+static const zg_node *only_mover(const zg_low *l, const readers *r, uint32_t v) {
+  const zg_node *only = NULL;
+  if (r->n_outputs[v]) return NULL;
+  for (uint32_t i = r->start[v]; i < r->start[v + 1]; i++) {
+    const zg_node *n = &l->g->nodes.at[r->node[i]];
+    if (n->op == &zg_op_flash_attention_grad) continue;
+    if (only) return NULL;
+    only = n;
+  }
+  return only;
 }
 
 uint32_t zg__low_store(zg_low *l, const zg_type *t, uint32_t value) {
@@ -162,8 +176,10 @@ static bool try_view(zg_low *l, const zg_node *n) {
   return true;
 }
 
+static bool is_attention(const zg_node *n) { return n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad; }
+
 static bool free_layout(const zg_node *n) {   // kernels that write any strides
-  return n->op == &zg_op_matmul || n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad || (n->op->traits & ZG_ELEMENTWISE) || n->op == &zg_op_reduce;
+  return n->op == &zg_op_matmul || is_attention(n) || (n->op->traits & ZG_ELEMENTWISE) || n->op == &zg_op_reduce;
 }
 
 static zg_view place_view(zg_low *l, const zg_node *n) {
@@ -198,10 +214,40 @@ static bool concat_part(zg_low *l, const readers *r, uint32_t v, zg_view *out) {
   return false;
 }
 
+// The view of x that makes a transpose or reshape of it this view.
+static bool undo_move(const zg_low *l, const zg_node *n, zg_view *v) {
+  const zg_type *t = zg_type_of(l->g, zg_in(l->g, n, 0));
+  zg_view out;
+  if (n->op == &zg_op_reshape) {
+    if (!zg_view_reshape(v, t, &out)) return false;
+  } else {
+    const int64_t *perm = ((const zg_transpose_attr *)n->attr)->perm.at;
+    int64_t back[ZG_MAX_RANK];
+    for (uint32_t d = 0; d < t->rank; d++) back[perm[d]] = d;
+    out = zg_view_transpose(v, back);
+  }
+  *v = out;
+  return true;
+}
+
+// Where x goes in the concatenation that reads it through transposes and reshapes; its rows must stay rows.
+static bool moved_concat_part(zg_low *l, const readers *r, uint32_t v, zg_view *out) {
+  const zg_node *move[4];
+  uint32_t n = 0, at = v;
+  for (const zg_node *m; n < ZG_COUNT(move) && (m = only_reader(l, r, at)) && (m->op == &zg_op_transpose || m->op == &zg_op_reshape);) {
+    move[n++] = m;
+    at = m->out;
+  }
+  if (!n || !concat_part(l, r, at, out)) return false;
+  while (n--)
+    if (!undo_move(l, move[n], out)) return false;
+  return out->rank > 0 && out->stride[out->rank - 1] == 1;
+}
+
 // x -> transpose -> reshape that strides cannot express: store x in the transposed order.
 static bool transposed_store(zg_low *l, const readers *r, uint32_t v, zg_view *out) {
   const zg_graph *g = l->g;
-  const zg_node *t = only_reader(l, r, v);
+  const zg_node *t = only_mover(l, r, v);
   if (!t || t->op != &zg_op_transpose) return false;
   const zg_node *s = only_reader(l, r, t->out);
   if (!s || s->op != &zg_op_reshape) return false;
@@ -285,6 +331,7 @@ static void place_result(zg_low *l, const readers *r, const zg_node *n, uint32_t
   if (x->at == ZG_AT_STORED) return;   // a concat that one of its parts placed already
   x->at = ZG_AT_STORED;
   if (base_in_place(l, r, n, &x->view)) return;
+  if (is_attention(n) && moved_concat_part(l, r, v, &x->view)) return;
   if (free_layout(n) && (concat_part(l, r, v, &x->view) || transposed_store(l, r, v, &x->view))) return;
   if (channels_last_store(l, r, n, v, &x->view)) return;
   const zg_type *t = &l->g->values.at[v].type;

@@ -69,8 +69,8 @@ typedef struct { int64_t mode, axis, batch, red; } zg_gather_desc;              
 typedef struct { int64_t axis, exclusive, reverse; } zg_scan_desc;              // contiguous args
 typedef struct { int64_t axis, k, largest, arg, last; } zg_sort_desc;           // arg: arg-reduce (one result); contiguous args
 
-// q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E], y: [B,H,T,E], lse: [B,H,T], mask: [B,H,T,S] (bool or float), of any strides but the
-// results'. The arithmetic is flash_attention's (graph/core.h).
+// q: [B,H,T,D], k: [B,K,S,D], v: [B,K,S,E], y: [B,H,T,E], lse: [B,H,T], mask: [B,H,T,S] (bool or float), of any strides.
+// The arithmetic is flash_attention's (graph/core.h).
 typedef struct { int64_t causal, offset; double scale; } zg_attention_desc;
 
 // The op `recurrent` (graph/core.h): cell as zg_cell; contiguous args. What the cell does not have is an empty tensor.

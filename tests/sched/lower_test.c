@@ -107,11 +107,47 @@ START_TEST(every_case) {
 }
 END_TEST
 
+// A fused projection: heads are cut out of it, attended to, put side by side again. Neither that nor the way back, where the
+// gradients of queries, keys and values lie side by side, may copy them.
+static const char heads[] =
+    "graph {\n%1 = input name=\"qkv\" type=f32[2,5,24]\n"
+    "%2 = slice %1 start=[0,0,0] step=[1,1,1] size=[2,5,8]\n%3 = slice %1 start=[0,0,8] step=[1,1,1] size=[2,5,8]\n"
+    "%4 = slice %1 start=[0,0,16] step=[1,1,1] size=[2,5,8]\n"
+    "%5 = reshape %2 dim=[2,5,2,4]\n%6 = reshape %3 dim=[2,5,2,4]\n%7 = reshape %4 dim=[2,5,2,4]\n"
+    "%8 = transpose %5 perm=[0,2,1,3]\n%9 = transpose %6 perm=[0,2,1,3]\n%10 = transpose %7 perm=[0,2,1,3]\n"
+    "%11, %12 = flash_attention %8, %9, %10 causal=1\n%13 = transpose %11 perm=[0,2,1,3]\n%14 = reshape %13 dim=[2,5,8]\n"
+    "output value \"y\" %14\n}\n";
+
+START_TEST(heads_in_place) {
+  zg_str text = {0};
+  context c = {.report = &text, .op = "flash_attention", .name = "heads in place"};
+  const zg_op_case oc = {.text = heads};
+  zg_graph *g = NULL, *grad = NULL, *core = NULL;
+  check_case(&c, &oc);
+  ck_assert_msg(c.failures == 0, "%s", text.at);
+  ck_assert(!bad(&c, zg_graph_parse(heads, "heads", &g), "parse") && !bad(&c, gradient_graph(g, &grad), "autodiff") &&
+            !bad(&c, zg_pass_lower_to_core(grad, &core), "lower_to_core"));
+  zg_sched *s = zg_sched_new();
+  ck_assert(!bad(&c, zg_lower_graph(s, core, "test"), "lower"));
+  int n_grad = 0;
+  for (size_t i = 0; i < s->kernels.n; i++) {
+    const zg_loop_desc *d = s->kernels.at[i].desc;
+    n_grad += s->kernels.at[i].kind == ZG_K_ATTENTION_GRAD;
+    ck_assert_msg(s->kernels.at[i].kind != ZG_K_LOOP || d->n_inst > 2, "\"%s\" only copies", s->kernels.at[i].label);
+  }
+  ck_assert_int_eq(n_grad, 1);
+  zg_sched_free(s);
+  zg_graph_free(g), zg_graph_free(grad), zg_graph_free(core);
+  zg_str_fini(&text);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("lower");
   TCase *t = tcase_create("cases");
   tcase_set_timeout(t, 120);
   tcase_add_test(t, every_case);
+  tcase_add_test(t, heads_in_place);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);
