@@ -146,28 +146,36 @@ static int64_t bytes_per_elem(const plan *b) {
 static int64_t choose_tile(const plan *b) {
   const int64_t bytes = bytes_per_elem(b), width = product(b->d.dim, b->d.n_outer, b->d.rank);
   int64_t tile = LOOP_TILE_MAX;
-  // Sums over rows are the same whatever else the kernel computes: a value that is computed again sums to the same.
-  if (b->d.n_mid) return COLUMN_TILE;
-  if (b->n_phases > 1 && width <= tile && width * bytes <= 2 * L1_BYTES) return ZG_MAX(width, LOOP_TILE_MIN);
+  if (b->n_phases > 1 && !b->d.n_mid && width <= tile && width * bytes <= 2 * L1_BYTES) return ZG_MAX(width, LOOP_TILE_MIN);
   while (tile > LOOP_TILE_MIN && tile * bytes > L1_BYTES) tile /= 2;
   return tile;
+}
+
+// Parts that a block's tiles are cut into where there are few blocks; `elems`: of a block.
+static int64_t choose_splits(const plan *b, int64_t n_blocks, int64_t tiles, int64_t elems) {
+  if (!n_blocks || n_blocks >= WANT_UNITS || tiles < 2) return 1;
+  const int64_t want = (WANT_UNITS + n_blocks - 1) / n_blocks, most = elems / SPLIT_ELEMS;
+  return ZG_MIN(ZG_MAX(has_reduction(&b->d) ? ZG_MIN(most, want) : most, 1), tiles);
 }
 
 static void shape_blocks(plan *b) {
   loop_prog *p = b->p;
   const zg_loop_desc *d = &b->d;
   const int64_t tile = choose_tile(b);
-  int64_t elems;
   p->column = d->n_mid > 0;
   if (p->column) {
+    // The cut that decides the order of the sums depends on the shape alone: a value that is computed again in another kernel sums
+    // to the same bits. How many columns go together does not matter to them.
     const int64_t outer = product(d->dim, 0, d->n_outer);
     p->inner = product(d->dim, d->n_outer + d->n_mid, d->rank);
     p->width = product(d->dim, d->n_outer, d->n_outer + d->n_mid);
     p->rows = outer * p->inner;
-    p->block_rows = ZG_MAX(even(p->inner, tile), 1);   // wide: the next step's columns lie a whole row away
+    const int64_t columns = ZG_MAX(even(p->inner, COLUMN_TILE), 1), blocks = outer * ((p->inner + columns - 1) / columns);
+    p->tile = columns == p->inner ? ZG_MAX(COLUMN_TILE / p->inner, 1) : 1;
+    p->tiles = (p->width + p->tile - 1) / p->tile;
+    p->splits = choose_splits(b, p->rows ? blocks : 0, p->tiles, p->width * columns);
+    p->block_rows = columns == p->inner ? columns : even(p->inner, ZG_MAX(tile, COLUMN_TILE));
     p->n_blocks = outer * ((p->inner + p->block_rows - 1) / p->block_rows);
-    p->tile = p->block_rows == p->inner ? ZG_MAX(tile / p->inner, 1) : 1;
-    elems = p->width * p->block_rows;
   } else {
     p->rows = product(d->dim, 0, d->n_outer);
     p->width = product(d->dim, d->n_outer, d->rank);
@@ -175,16 +183,10 @@ static void shape_blocks(plan *b) {
     p->block_rows = p->single ? ZG_MIN(ZG_MAX(tile / ZG_MAX(p->width, 1), 1), LOOP_ROWS_MAX) : 1;
     p->n_blocks = (p->rows + p->block_rows - 1) / p->block_rows;
     p->tile = p->single ? ZG_MAX(p->width, 1) : even(p->width, tile);
-    elems = p->width * p->block_rows;
+    p->tiles = (p->width + p->tile - 1) / p->tile;
+    p->splits = choose_splits(b, p->rows ? p->n_blocks : 0, p->tiles, p->width * p->block_rows);
   }
   if (p->rows == 0) p->n_blocks = 0;
-  p->tiles = (p->width + p->tile - 1) / p->tile;
-  p->splits = 1;
-  if (p->n_blocks && p->n_blocks < WANT_UNITS && p->tiles > 1) {
-    const int64_t want = (WANT_UNITS + p->n_blocks - 1) / p->n_blocks, most = elems / SPLIT_ELEMS;
-    p->splits = ZG_MAX(has_reduction(d) ? ZG_MIN(most, want) : most, 1);
-  }
-  p->splits = ZG_MIN(p->splits, ZG_MAX(p->tiles, 1));
 }
 
 // ---- what is kept over phases -------------------------------------------------------------------------------------------
