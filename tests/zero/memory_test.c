@@ -129,7 +129,8 @@ START_TEST(a_step_allocates_nothing) {
     const zg_session_options o = {.mode = ZG_RUN_TRAIN};
     zg_session *s;
     sim_must(zg_session_open(cfg, &o, &s), models[_i]);
-    for (int step = 0; step < 2; step++) {
+    size_t least_kept = SIZE_MAX;   // of the later steps: other threads may be taking and giving back as this one counts
+    for (int step = 0; step < 5; step++) {
       sim_must(zg_session_feed(s, s->train, 0), models[_i]);
       atomic_store(&n_allocations, 0), atomic_store(&n_maps, 0), atomic_store(&largest, 0);
       const size_t before = mallinfo2().uordblks;
@@ -137,11 +138,12 @@ START_TEST(a_step_allocates_nothing) {
       zg_status status = zg_exec_run(s->program, "step", (zg_rand_state){{1, 2}, (uint32_t)step}, NULL);
       atomic_store(&armed, false);
       sim_must(status, models[_i]);
-      const size_t kept = mallinfo2().uordblks - before;
-      ck_assert_msg(atomic_load(&n_maps) == 0 && (step == 0 || (atomic_load(&largest) < LIBRARY && kept == 0)),
-                    "%s, %s, step %d: %d allocations of up to %zu bytes, %zu bytes kept, %d maps", models[_i], precisions[p], step,
-                    atomic_load(&n_allocations), atomic_load(&largest), kept, atomic_load(&n_maps));
+      if (step) least_kept = ZG_MIN(least_kept, (size_t)(mallinfo2().uordblks - before));
+      ck_assert_msg(atomic_load(&n_maps) == 0 && (step == 0 || atomic_load(&largest) < LIBRARY),
+                    "%s, %s, step %d: %d allocations of up to %zu bytes, %d maps", models[_i], precisions[p], step,
+                    atomic_load(&n_allocations), atomic_load(&largest), atomic_load(&n_maps));
     }
+    ck_assert_msg(least_kept == 0, "%s, %s: every step keeps at least %zu bytes", models[_i], precisions[p], least_kept);
     zg_session_close(s);
     zg_config_free(cfg);
   }

@@ -54,15 +54,24 @@ zg_val zg__ce_share(zg_builder *b, const zg_cross_entropy_attr *a, zg_val labels
   return zg_b_where(b, valid, mine, zg_b_like(b, mine, 0));
 }
 
+// What each label's logits lose, before smoothing and weights; labels like the losses. lp: log-probabilities.
+static zg_val loss_of_each(zg_builder *b, const target *t, zg_val lp) {
+  const zg_val zero = zg_b_like(b, lp, 0);
+  return zg_neg(b, zg_b_reduce(b, ZG_RED_SUM, zg_b_where(b, t->hit, lp, zero), &t->axis, 1, false));
+}
+
+static zg_val log_probs_of(zg_builder *b, const zg_cross_entropy_attr *a, const target *t, zg_val logits) {
+  const zg_val x = zg__wide(b, logits);
+  return a->log_probs ? x : zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){t->axis}, &x, 1);
+}
+
 static zg_status cross_entropy_lower(zg_lower *x) {
   const zg_cross_entropy_attr *a = x->attr;
   zg_builder *b = x->b;
   const target t = find_target(b, a, x->in[0], x->in[1]);
   const zg_val weight = x->n_in > 2 ? x->in[2] : (zg_val){0};
-  zg_val lp = zg__wide(b, x->in[0]);
-  if (!a->log_probs) lp = zg_emit1(b, &zg_op_log_softmax, &(zg_axis_attr){t.axis}, &lp, 1);
-  const zg_val zero = zg_b_like(b, lp, 0);
-  zg_val each = zg_neg(b, zg_b_reduce(b, ZG_RED_SUM, zg_b_where(b, t.hit, lp, zero), &t.axis, 1, false));
+  const zg_val lp = log_probs_of(b, a, &t, x->in[0]), zero = zg_b_like(b, lp, 0);
+  zg_val each = loss_of_each(b, &t, lp);
   if (a->smoothing != 0) {
     const zg_val all = zg_b_reduce(b, ZG_RED_SUM, lp, &t.axis, 1, false);
     each = zg_sub(b, zg_mul_k(b, each, 1 - a->smoothing),
@@ -85,14 +94,34 @@ zg_val zg__ce_dlogits(zg_builder *b, const zg_cross_entropy_attr *a, zg_val logi
   return zg__cast_like(b, zg_mul(b, w, zg_sub(b, q, p)), logits);
 }
 
+// Of the class weights: what the labels of each class lose, less the loss itself where the weights divide it (the mean).
+static zg_val grad_of_weight(zg_grad *g, zg_val dy) {
+  const zg_cross_entropy_attr *a = g->attr;
+  zg_builder *b = g->b;
+  const target t = find_target(b, a, g->in[0], g->in[1]);
+  const zg_val valid = zg__ce_valid(b, a, g->in[1]), l = zg_b_cast(b, g->in[1], ZG_I64);
+  zg_val each = loss_of_each(b, &t, log_probs_of(b, a, &t, g->in[0]));
+  if (a->reduction == MEAN) each = zg_sub(b, each, g->out[0]);
+  each = zg_b_where(b, valid, zg_mul(b, each, dy), zg_b_like(b, each, 0));
+  zg_type weights = *zg_b_type(b, g->in[2]);
+  weights.dtype = zg_b_type(b, each)->dtype;
+  const int64_t n = zg_elems(zg_b_type(b, each));
+  const zg_val rows = zg_b_reshape(b, zg_b_where(b, valid, l, zg_b_like(b, l, 0)), &n, 1);
+  const zg_scatter_attr add = {.mode = ZG_IDX_TAKE, .axis = 0, .red = ZG_SCATTER_ADD};
+  const zg_val in[3] = {zg_b_fill(b, &weights, 0), rows, zg_b_reshape(b, each, &n, 1)};
+  return zg__cast_like(b, zg_emit1(b, &zg_op_scatter, &add, in, 3), g->in[2]);
+}
+
 static zg_status cross_entropy_grad(zg_grad *g) {
   const zg_cross_entropy_attr *a = g->attr;
   zg_builder *b = g->b;
-  if (!zg_is(g->dout[0]) || !g->need[0]) return NULL;
+  if (!zg_is(g->dout[0])) return NULL;
   const zg_val weight = g->n_in > 2 ? g->in[2] : (zg_val){0}, zero = zg_b_like(b, zg__wide(b, g->in[0]), 0);
   const zg_val share = zg__ce_share(b, a, g->in[1], weight, zg_b_type(b, zero)->dtype);
   zg_val w = g->dout[0];
   if (a->reduction == MEAN) w = zg_div(b, w, zg_b_reduce_all(b, ZG_RED_SUM, share));
+  if (zg_is(weight) && g->need[2]) g->din[2] = grad_of_weight(g, w);
+  if (!g->need[0]) return NULL;
   w = zg_is(weight) ? zg_mul(b, w, share) : zg_b_where(b, zg__ce_valid(b, a, g->in[1]), w, zero);
   g->din[0] = zg__ce_dlogits(b, a, g->in[0], g->in[1], w);
   return NULL;
@@ -128,6 +157,17 @@ static const zg_op_case cross_entropy_cases[] = {
     {.name = "class weights, mean, ignored label",
      .text = XL("[2,3,5]", "[2,5]") "%3 = const type=f64[3] data=[1,2,0.5]\n"
              "%4 = cross_entropy %1, %2, %3 axis=1 ignore=1\noutput value \"y\" %4",
+     .hi = 2},
+    {.name = "class weights' own gradient, mean, ignored label",
+     .text = XL("[4,3]", "[4]") "%3 = input name=\"w\" type=f64[3]\n%4 = cross_entropy %1, %2, %3 ignore=1\noutput value \"y\" %4",
+     .data = "l: 0 2 1 2",
+     .lo = 0.5,
+     .hi = 2},
+    {.name = "class weights' own gradient, each, axis 1",
+     .text = XL("[2,3,2]", "[2,2]") "%3 = input name=\"w\" type=f64[3]\n"
+             "%4 = cross_entropy %1, %2, %3 axis=1 reduction=2\noutput value \"y\" %4",
+     .data = "l: 0 2 1 2",
+     .lo = 0.5,
      .hi = 2},
     {.name = "log-probabilities",
      .text = XL("[4,5]", "[4]") "%3 = cross_entropy %1, %2 log_probs=1 smoothing=0.3" OUT3,

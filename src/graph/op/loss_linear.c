@@ -139,6 +139,8 @@ static zg_status linear_cross_entropy_grad(zg_grad *g) {
   for (uint32_t k = DH; k <= DBIAS; k++)
     if (zg_is(g->dout[k])) return zg_error(ZG_UNSUPPORTED, "no second derivative of linear_cross_entropy");
   if (!zg_is(g->dout[LOSS])) return NULL;
+  if (g->n_in > CLASS_WEIGHT && g->need[CLASS_WEIGHT])
+    return zg_error(ZG_UNSUPPORTED, "linear_cross_entropy has no gradient by its class weights");
   const zg_val factor = zg_mul_k(b, g->dout[LOSS], 1 / a->scale);
   for (uint32_t k = DH; k <= DBIAS; k++) {
     const uint32_t i = operand_of[k];

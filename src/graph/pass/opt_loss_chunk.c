@@ -5,7 +5,8 @@
 // - Views between the two (a reshape to [batch, sequence, class], the slice that shifts predictions against labels, a transpose
 //   that brings the classes to axis 1) do not touch the class axis, so they may as well be taken of h.
 // - Every value on the way has this one reader; the logits themselves may also be asked for their largest class (accuracy).
-// - Losses that have no total (reduction none) or take log-probabilities are left alone.
+// - Losses that have no total (reduction none), take log-probabilities, or have class weights that are computed or trained are left
+//   alone: the new op has no gradient by class weights.
 // Runs before autodiff: the gradients are results of the new op. Cost: linear in the graph.
 #include "graph/graph_priv.h"
 #include "graph/pass.h"
@@ -85,13 +86,19 @@ static bool find_top(const finder *f, const zg_val logits, match *m) {
          labels < f->top[logits.id];
 }
 
+// Can the loss's class weights have no gradient: a constant, or a tensor that is not trained.
+static bool is_fixed(const zg_graph *g, zg_val v) {
+  const zg_node *n = zg_node_of(g, v);
+  return n->op == &zg_op_const || n->op == &zg_op_fill || (n->op == &zg_op_param && ((const zg_param_attr *)n->attr)->role != ZG_ROLE_TRAINABLE);
+}
+
 static bool find_match(const finder *f, const zg_node *loss, match *m) {
   const zg_graph *g = f->g;
   if (loss->op != &zg_op_cross_entropy) return false;
   const zg_cross_entropy_attr *a = loss->attr;
   zg_val v = zg_in(g, loss, 0);
   const zg_type *t = zg_type_of(g, v);
-  if (a->log_probs || a->reduction > 1) return false;
+  if (a->log_probs || a->reduction > 1 || (loss->n_in > 2 && !is_fixed(g, zg_in(g, loss, 2)))) return false;
   *m = (match){.loss = loss, .axis = a->axis < 0 ? a->axis + (int64_t)t->rank : a->axis};
   m->classes = t->dim[m->axis];
   if (!find_top(f, v, m)) return false;
