@@ -307,6 +307,8 @@ out:
   zg_session_close(t.s);
   zg_vec_fini(&t.pending.losses);
   zg_vec_fini(&t.spare.losses);
+  zg_free(t.stats.each_s);
+  zg_free(t.stats.each_n);
   zg_free(t.checkpoint);
   restore(&old);
   return status;
