@@ -301,6 +301,8 @@ START_TEST(messages) {
       {"bad_tensor", ZG_CORRUPT, {"tensor \"w\"", "holds 13 bytes"}},
       {"bad_if", ZG_UNSUPPORTED, {"node \"choose\" (If-20)", "depends on the data"}},
       {"bad_recursion", ZG_INVALID, {"without end", "Again"}},
+      {"bad_shape", ZG_UNSUPPORTED, {"node \"nz\" (NonZero-20)", "depends on data"}},
+      {"bad_tree", ZG_UNSUPPORTED, {"node \"forest\" (TreeEnsembleRegressor", "classical machine learning"}},
       {"bad_string", ZG_UNSUPPORTED, {"tensor \"s\"", "STRING"}},
   };
   for (size_t i = 0; i < ZG_COUNT(bad); i++) {

@@ -332,6 +332,12 @@ def broken():
                            h.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other, name="choose")], [x], [y]))
     f = h.make_function("my", "Again", ["x"], ["y"], [h.make_node("Again", ["x"], ["y"], domain="my")], [h.make_opsetid("my", 1)])
     write("bad_recursion", model([h.make_node("Again", ["x"], ["y"], domain="my")], [x], [y], functions=[f], domains=["my"]))
+    write("bad_shape", model([h.make_node("NonZero", ["x"], ["y"], name="nz")], [x], [y]))
+    tree = h.make_node("TreeEnsembleRegressor", ["x"], ["y"], name="forest", domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0, 0, 0],
+                       nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[0.5, 0.0, 0.0],
+                       nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0], target_treeids=[0, 0], target_nodeids=[1, 2],
+                       target_ids=[0, 0], target_weights=[1.0, 2.0])
+    write("bad_tree", model([tree], [x], [y], domains=["ai.onnx.ml"]))
     write("bad_string", model([h.make_node("Add", ["x", "s"], ["y"])], [x], [y], [h.make_tensor("s", T.STRING, [1], [b"a"])]))
 
 

@@ -286,6 +286,9 @@ static const char *why_no_row(zg__import *im, const zg_onnx_node *v, const zg__f
           ? zg_arena_printf(
                 &im->mem, "it is supported from opset %lld on: convert the model with onnx.version_converter",
                 (long long)since)
+      : !strcmp(v->domain, "ai.onnx.ml")
+          ? "it belongs to classical machine learning (trees, kernels, text), which has no gradient: train a "
+            "network, or cut this part off the graph"
       : *v->domain ? "it is no standard op: export the model without fusion or custom ops, or add a "
                      "model-local function for it"
                    : "export the model in float, without quantisation or ops whose result size depends on "
