@@ -321,6 +321,8 @@ static bool run_folder(suite *s, const char *path, const char *pattern) {
     const verdict v = run_child(folder);
     judge(s, names[i]->d_name, &v, pattern != NULL);
   }
+  for (int i = 0; i < n; i++) free(names[i]);
+  if (n >= 0) free(names);
   return n >= 0;
 }
 
@@ -333,5 +335,8 @@ int main(int argc, char **argv) {
     return 77;
   }
   if (!run_folder(&s, argv[2], argc > 4 ? argv[4] : NULL)) return 2;
-  return !summary(&s);
+  const bool ok = summary(&s);
+  zg_vec_fini(&s.ops);
+  zg_arena_fini(&s.mem);
+  return !ok;
 }
