@@ -99,17 +99,15 @@ static zg_val grad_of_weight(zg_grad *g, zg_val dy) {
   const zg_cross_entropy_attr *a = g->attr;
   zg_builder *b = g->b;
   const target t = find_target(b, a, g->in[0], g->in[1]);
-  const zg_val valid = zg__ce_valid(b, a, g->in[1]), l = zg_b_cast(b, g->in[1], ZG_I64);
   zg_val each = loss_of_each(b, &t, log_probs_of(b, a, &t, g->in[0]));
   if (a->reduction == MEAN) each = zg_sub(b, each, g->out[0]);
-  each = zg_b_where(b, valid, zg_mul(b, each, dy), zg_b_like(b, each, 0));
-  zg_type weights = *zg_b_type(b, g->in[2]);
-  weights.dtype = zg_b_type(b, each)->dtype;
-  const int64_t n = zg_elems(zg_b_type(b, each));
-  const zg_val rows = zg_b_reshape(b, zg_b_where(b, valid, l, zg_b_like(b, l, 0)), &n, 1);
-  const zg_scatter_attr add = {.mode = ZG_IDX_TAKE, .axis = 0, .red = ZG_SCATTER_ADD};
-  const zg_val in[3] = {zg_b_fill(b, &weights, 0), rows, zg_b_reshape(b, each, &n, 1)};
-  return zg__cast_like(b, zg_emit1(b, &zg_op_scatter, &add, in, 3), g->in[2]);
+  const zg_val zero = zg_b_like(b, each, 0);
+  each = zg_b_where(b, zg__ce_valid(b, a, g->in[1]), zg_mul(b, each, dy), zero);
+  int64_t axes[ZG_MAX_RANK], n = 0;   // all but the class's
+  for (int64_t d = 0; d < (int64_t)t.type.rank; d++)
+    if (d != t.axis) axes[n++] = d;
+  const zg_val of_class = zg_b_where(b, t.hit, zg_b_unsqueeze(b, each, t.axis), zero);
+  return zg__cast_like(b, n ? zg_b_reduce(b, ZG_RED_SUM, of_class, axes, n, false) : of_class, g->in[2]);
 }
 
 static zg_status cross_entropy_grad(zg_grad *g) {
