@@ -22,8 +22,6 @@ enum { MAX_ARGS = 4 };           // of kernels that oneDNN takes
 typedef struct {
   loop_prog *loop;               // ZG_K_LOOP
   zg_dnnl_op *dnnl;              // where oneDNN takes the kernel
-  bool tiled;                    // a large matrix product
-  bool alone;                    // too small to wake other threads for
   uint64_t workspace_bytes;
   void *args[MAX_ARGS];
 } prepared;
@@ -157,12 +155,6 @@ static int threads_for(const cpu_device *d, const zg_kernel *k) {
 
 static zg_status prepare_kernel(cpu_device *d, const zg_sched *s, const zg_kernel *k, prepared *out) {
   if (k->kind == ZG_K_LOOP) return zg_loop_prog_new(k, s, d->vec, &out->loop);
-  if (k->kind == ZG_K_MATMUL && cpu_tiled_takes(d->vec, k)) {
-    out->tiled = true;
-    out->alone = threads_for(d, k) == 1;
-    out->workspace_bytes = cpu_tiled_workspace(k);
-    return NULL;
-  }
   if (k->kind == ZG_K_RECURRENT || k->kind == ZG_K_RECURRENT_GRAD) out->workspace_bytes = cpu_recurrent_workspace(k);
   if (!d->dnnl || !dnnl_may(k->kind)) return NULL;
   zg_status status = zg_dnnl_prepare(k, threads_for(d, k), &out->dnnl);
@@ -242,7 +234,7 @@ static zg_status place_buffers(cpu_program *p) {
 }
 
 // Kernels in oneDNN run on OpenMP's threads, which spin after each for the next one. If there are such kernels, those
-// threads run everything else too. (lstm_lm, when its products were in oneDNN: 57 ms a step with two sets, 43 with one.)
+// threads run everything else too. (lstm_lm: 57 ms a step with two sets, 43 with one.)
 static void choose_threads(cpu_device *d, const cpu_program *p) {
   zg_team team;
   bool want = zg_pool_threads(d->pool) <= zg_pool_cores() && zg_dnnl_team(&team), found = false;
@@ -264,7 +256,7 @@ static zg_status prepare_kernels(cpu_device *d, cpu_program *p) {
       return zg_error(ZG_INTERNAL, "%s: the kernel wants %llu bytes of workspace, the schedule gives %llu", k->label,
                       (unsigned long long)want, (unsigned long long)has);
     if (q->loop) n_slots = ZG_MAX(n_slots, q->loop->slots.n);
-    const uint64_t scratch = q->loop ? q->loop->scratch_bytes : q->dnnl ? 0 : q->tiled ? cpu_tiled_scratch(k) : plain_scratch(k);
+    const uint64_t scratch = q->loop ? q->loop->scratch_bytes : q->dnnl ? 0 : plain_scratch(k);
     p->scratch_bytes = ZG_MAX(p->scratch_bytes, zg_round_up(scratch, 4096));
     for (uint32_t a = 0; q->dnnl && a < k->n_args; a++)
       q->args[a] = (uint8_t *)p->buf[k->args[a].buf] + k->args[a].offset * (int64_t)zg_dtype_bytes(k->args[a].dtype);
@@ -343,10 +335,8 @@ static zg_status cpu_run_kernel(zg_program *prog, uint32_t kernel, zg_rand_state
     return NULL;
   }
   if (q->dnnl) return zg_status_prefix(zg_dnnl_run(q->dnnl, q->args, workspace), "%s: ", k->label);
-  const cpu_call c = {.k = k, .base = p->buf, .pool = q->alone ? NULL : d->pool, .vec = d->vec, .scratch = p->scratch, .workspace = workspace};
-  if (!q->tiled) return run_plain(&c);
-  cpu_tiled_matmul(&c);
-  return NULL;
+  const cpu_call c = {.k = k, .base = p->buf, .pool = d->pool, .vec = d->vec, .scratch = p->scratch, .workspace = workspace};
+  return run_plain(&c);
 }
 
 void zg_cpu_compiled(const zg_program *prog, uint32_t *out_compiled, uint32_t *out_loops) {

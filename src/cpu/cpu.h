@@ -1,5 +1,5 @@
 // The rooms of the CPU device among themselves: what runs one kernel that is not a loop. Plain C over the pool; used where oneDNN
-// is absent or does not take the dtypes, and always for large matrix products and the index kernels.
+// is absent or does not take the dtypes, and always for the index kernels.
 #pragma once
 #include "cpu/vec.h"
 
@@ -25,11 +25,6 @@ static inline int64_t cpu_product(const int64_t *dim, uint32_t from, uint32_t to
 
 uint64_t cpu_matmul_scratch(const zg_kernel *k);
 void cpu_matmul(const cpu_call *c);
-// Large products of f32 or bf16 (gemm_tiled.c), to be asked first: whether this one is one, on vectors of this level.
-bool cpu_tiled_takes(const zg_vec *vec, const zg_kernel *k);
-uint64_t cpu_tiled_workspace(const zg_kernel *k);
-uint64_t cpu_tiled_scratch(const zg_kernel *k);
-void cpu_tiled_matmul(const cpu_call *c);
 // The three convolutions (c->k->kind tells), then the two poolings.
 uint64_t cpu_conv_scratch(const zg_kernel *k);
 void cpu_conv(const cpu_call *c);

@@ -5,7 +5,6 @@
 #include "cpu/vec_math.h"
 #include "cpu/vec_random.h"
 #include "cpu/vec_tile.h"
-#include "cpu/vec_gemm.h"
 #include "cpu/vec_cell.h"
 
 #if defined(__clang__)
@@ -303,7 +302,7 @@ const zg_vec ZG_VEC_TABLE = {
   .add_to_double = add_to_double, .fill4 = fill4, .fill8 = fill8, .iota = iota, .random = random_tile, .gemm = gemm,
   .tile_gemm = tile_gemm, .tile_load = tile_load, .tile_store = tile_store,
   .tile_transpose = tile_transpose, .tile_softmax = tile_softmax, .tile_weights = tile_weights,
-  .tile_dscores = tile_dscores, .tile_scale_rows = tile_scale_rows, .tile_dot = tile_dot, TILE_PAIRS, TILED_ROWS,
+  .tile_dscores = tile_dscores, .tile_scale_rows = tile_scale_rows, .tile_dot = tile_dot, TILE_PAIRS,
   .cell_gemm = cell_gemm, .cell_forward = {tanh_forward, relu_forward, lstm_forward, gru_forward},
   .cell_backward = {tanh_backward, relu_backward, lstm_backward, gru_backward},
 };

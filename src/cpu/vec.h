@@ -67,15 +67,6 @@ typedef struct {
   void (*tile_load)(int64_t m, int64_t n, const float *src, int64_t stride, float *dst, int64_t ld);
   void (*tile_store)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t stride);
   void (*tile_transpose)(int64_t m, int64_t n, const float *src, int64_t ld, float *dst, int64_t ldd);
-  // Large products (vec_gemm.h); NULL below 512-bit vectors. Index: 0 f32, 1 pairs of bf16 (only where zg_vec_has_pairs).
-  // C[12,32] (row stride ldc) (+)= A panel (k words x 12) * B panel (k words x 32, 64-byte aligned); meanwhile fetches
-  // k lines of memory, ahead_step bytes apart (any address), into the second cache.
-  void (*tiled[2])(int64_t k, const float *a, const float *b, const char *ahead, int64_t ahead_step, float *c, int64_t ldc, bool add);
-  // Packs n <= width lines of k elements of `size` bytes into a panel, missing lines zero; strides in elements, line or step
-  // is 1.
-  void (*tiled_pack)(int64_t width, int64_t n, int64_t k, int64_t size, const void *src, int64_t line, int64_t step, float *dst);
-  // dst[m,n] (row stride ld) = bf16 of sums[m,32], n <= 32; only where zg_vec_has_pairs.
-  void (*tiled_half)(int64_t m, int64_t n, const float *sums, uint16_t *dst, int64_t ld);
   // One step of a running softmax over rows: s = exp(s * scale - new max); sum and max are kept up, keep = exp(old max - new max).
   void (*tile_softmax)(int64_t m, int64_t n, float *s, int64_t ld, float scale, float *max, float *sum, float *keep);
   void (*tile_weights)(int64_t m, int64_t n, float *s, int64_t ld, float scale, const float *lse);      // s = exp(s * scale - lse)
