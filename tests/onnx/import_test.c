@@ -201,6 +201,8 @@ START_TEST(findings) {
       {"tables", "no gradient", "\"shape_source\""},
       {"no_bias", "missing biases", "1 layer has no bias: \"dense1\""},
       {"no_bias", "no Dropout", "no Dropout"},
+      {"rewritten", "folded BatchNormalization", "1 node holds a norm that followed it, and the file has no BatchNormalization: \"a\""},
+      {"rewritten", "missing biases", "1 layer has no bias: \"fc\""},
   };
   zg_onnx_model *m;
   zg_graph *g;
@@ -333,7 +335,7 @@ int main(void) {
   tcase_add_test(t, globs);
   tcase_add_test(t, weights_wherever_they_are);
   tcase_add_test(t, tables_are_no_weights);
-  tcase_add_loop_test(t, findings, 0, 22);
+  tcase_add_loop_test(t, findings, 0, 24);
   tcase_add_loop_test(t, sound_files_have_no_damage, 0, 4);
   tcase_add_test(t, untied);
   tcase_add_test(t, tied);

@@ -290,6 +290,16 @@ def damaged():
                h.make_node("Add", ["r", "bias"], ["y"])], [vi("x", ["n", 4])], [vi("y", None)], [init("a", f32(4, 4)), init("b", f32(4, 2)), init("bias", f32(2))])
     m.producer_name = "tf2onnx"
     write("no_bias", m)
+    nodes = [h.make_node("Conv", ["x", "a.weight"], ["p"], name="a"), h.make_node("Conv", ["p", "b.weight"], ["q"], name="b"), h.make_node("Flatten", ["q"], ["f"]),
+             h.make_node("Gemm", ["f", "fc.weight"], ["y"], name="fc", transB=1)]
+    rules = {"a": ("FuseBatchNormIntoConv, RemoveOptionalBiasFromConv", "batch_norm.default](args = (%conv, %p_n_weight, %p_n_bias))"),
+             "b": ("RemoveOptionalBiasFromConv", "conv2d.default](args = (%x, %p_b_weight))"),
+             "fc": ("RemoveOptionalBiasFromGemm", "linear.default](args = (%view, %p_fc_weight, %p_fc_bias))")}
+    for n in nodes:
+        for key, value in zip(("pkg.onnxscript.rewriter.rule_name", "pkg.torch.onnx.fx_node"), rules.get(n.name, ())):
+            n.metadata_props.add(key=key, value=value)
+    write("rewritten", model(nodes, [vi("x", ["n", 3, 5, 5])], [vi("y", None)],
+                             [init("a.weight", f32(4, 3, 3, 3)), init("b.weight", f32(2, 4, 3, 3)), init("fc.weight", f32(3, 2))]))
 
 
 def merged():

@@ -203,18 +203,35 @@ static bool one_module(const char *a, const char *b) {
   return last > 0 && strcspn(a + last, "./") == strlen(a + last) && strcspn(b + last, "./") == strlen(b + last);
 }
 
+// What the exporter wrote beside node n under `key`, "" if nothing.
+static const char *note_of(const Onnx__NodeProto *n, const char *key) {
+  for (size_t i = 0; i < n->n_metadata_props; i++)
+    if (!strcmp(zg__str(n->metadata_props[i]->key), key)) return zg__str(n->metadata_props[i]->value);
+  return "";
+}
+
+// Did PyTorch's optimiser apply that rule to n? It writes down which it applied.
+static bool is_rewritten(const Onnx__NodeProto *n, const char *rule) {
+  return strstr(note_of(n, "pkg.onnxscript.rewriter.rule_name"), rule) != NULL;
+}
+
+// The rule also takes off biases that the exporter itself gave to layers without; PyTorch's call tells.
+static bool lost_its_bias(const Onnx__NodeProto *n) {
+  return is_rewritten(n, "RemoveOptionalBias") && !is_rewritten(n, "FuseBatchNorm") && strstr(note_of(n, "pkg.torch.onnx.fx_node"), "bias");
+}
+
 static void check_folded_norms(doctor *d) {
   names l = {0};
   if (count(d, "BatchNormalization")) return;
   for (size_t i = 0; i < d->g->n_node; i++) {
     const Onnx__NodeProto *n = d->g->node[i];
-    if (is_op(n, "Conv") && n->n_input > 2 && is_initializer(d, n->input[1]) && is_initializer(d, n->input[2]) &&
-        (is_made_up(n->input[2]) || !one_module(n->input[1], n->input[2])))
-      put(&l, label(n));
+    const bool foreign_bias = is_op(n, "Conv") && n->n_input > 2 && is_initializer(d, n->input[1]) && is_initializer(d, n->input[2]) &&
+                              (is_made_up(n->input[2]) || !one_module(n->input[1], n->input[2]));
+    if (foreign_bias || is_rewritten(n, "FuseBatchNorm")) put(&l, label(n));
   }
   if (l.n)
-    add(d, "folded BatchNormalization", listed(d, &l, "Conv has a bias that is not its own, and the file has no BatchNormalization",
-                                               "Convs have biases that are not their own, and the file has no BatchNormalization"),
+    add(d, "folded BatchNormalization", listed(d, &l, "node holds a norm that followed it, and the file has no BatchNormalization",
+                                               "nodes hold norms that followed them, and the file has no BatchNormalization"),
         "norms folded into the weights before them are gone: nothing normalises while training, and larger learning rates diverge",
         "export with the optimiser off (PyTorch: model.train(), optimize=False; TorchScript: training=TrainingMode.TRAINING)");
 }
@@ -252,13 +269,13 @@ static void check_biases(doctor *d) {
   zg_map biased = {0};
   bool optimised = strstr(zg_onnx_producer(d->m), "tf2onnx") != NULL;
   for (size_t i = 0; i < d->out->n; i++) optimised = optimised || !strcmp(d->out->at[i].kind, "merged parameters");
-  if (!optimised) return;
   for (size_t i = 0; i < d->g->n_node; i++)
     for (size_t k = 0; is_op(d->g->node[i], "Add") && k < d->g->node[i]->n_input; k++) zg_map_put(&biased, zg__str(d->g->node[i]->input[k]), 0);
   for (size_t i = 0; i < d->g->n_node; i++) {
     const Onnx__NodeProto *n = d->g->node[i];
     const bool layer = is_op(n, "MatMul") || (is_op(n, "Conv") && n->n_input < 3) || (is_op(n, "Gemm") && n->n_input < 3);
-    if (layer && n->n_input > 1 && is_initializer(d, n->input[1]) && !zg_map_get(&biased, zg__str(n->output[0]), NULL)) put(&l, label(n));
+    const bool bare = layer && n->n_input > 1 && is_initializer(d, n->input[1]) && !zg_map_get(&biased, zg__str(n->output[0]), NULL);
+    if ((optimised && bare) || lost_its_bias(n)) put(&l, label(n));
   }
   zg_map_fini(&biased);
   if (l.n)
