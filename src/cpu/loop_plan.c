@@ -174,7 +174,7 @@ static void shape_blocks(plan *b) {
     p->tile = columns == p->inner ? ZG_MAX(COLUMN_TILE / p->inner, 1) : 1;
     p->tiles = (p->width + p->tile - 1) / p->tile;
     p->splits = choose_splits(b, p->rows ? blocks : 0, p->tiles, p->width * columns);
-    p->block_rows = columns == p->inner ? columns : even(p->inner, ZG_MAX(tile, COLUMN_TILE));
+    p->block_rows = columns >= p->inner ? columns : even(p->inner, ZG_MAX(tile, COLUMN_TILE));
     p->n_blocks = outer * ((p->inner + p->block_rows - 1) / p->block_rows);
   } else {
     p->rows = product(d->dim, 0, d->n_outer);

@@ -133,6 +133,9 @@ START_TEST(empty_reductions_give_identities) {
   run_text("space 3,0 outer 1 mid 0 { 0 = load 1; 1.row = reduce prod 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
   run_text("space 0,3 outer 0 mid 1 { 0 = load 1; 1.row = reduce sum 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
   run_text("space 0,3 outer 1 mid 0 { 0 = load 1; 1.row = reduce sum 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
+  run_text("space 4,3,0 outer 1 mid 1 { 0 = load 1; 1.row = reduce sum 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
+  run_text("space 3,0 outer 0 mid 1 { 0 = load 1; 1.row = reduce max 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
+  run_text("space 0,3,5 outer 1 mid 1 { 0 = load 1; 1.row = reduce sum 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
 }
 END_TEST
 
