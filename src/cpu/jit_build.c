@@ -1,13 +1,11 @@
 // Builds compiled kernels with the system's C compiler, and keeps them.
-//   file     FOLDER/KEY.so, KEY a hash of text, flags, compiler (path, size, time of change) and level; a
-//   trailer with a checksum, so that
-//            a file that is cut off is never mapped; written beside and renamed
-//   folder   $ZG_CACHE_DIR/cpu, $XDG_CACHE_HOME/zgraph/cpu or ~/.cache/zgraph/cpu. Code is loaded from it: it
-//   is used only if it belongs
-//            to the user and nobody else may write there. Without one, a folder that is removed at once
-//   child    one compiler, on a thread of its own at a lower priority, in its own process group, ended after
-//   TIMEOUT_S and when the
-//            program ends. Several ranks on a machine: who has the lock compiles, the others wait for the
+//   file     FOLDER/KEY.so, KEY a hash of text, flags, compiler (path, size, time of change) and version; a trailer
+//            with a checksum, so that a file that is cut off is never mapped; written beside and renamed
+//   folder   $ZG_CACHE_DIR/cpu, $XDG_CACHE_HOME/zgraph/cpu or ~/.cache/zgraph/cpu. Code is loaded from it: it is used
+//            only if it belongs to the user and nobody else may write or replace it. Without one, a folder that is
+//            removed at once
+//   child    one compiler, on a thread of its own at a lower priority, in its own process group, ended after TIMEOUT_S
+//            and when the program ends. Several ranks on a machine: who has the lock compiles, the others wait for the
 //            file
 #include "cpu/jit.h"
 #include <dlfcn.h>
@@ -19,13 +17,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TIMEOUT_S = 300, NICE = 10, MAX_FLAGS = 40, TRAILER = 0x315a4a47 };  // "GJZ1"
+enum { TIMEOUT_S = 300, NAP_US = 5000, GRACE_NAPS = 100, NICE = 10, MAX_FLAGS = 40, TRAILER = 0x315a4a47 };  // "GJZ1"
 static const double START_AFTER_S = 1.0;
 
 typedef struct {
@@ -51,8 +47,7 @@ extern char **environ;
 // ---- compiler, flags, key ---------------------------------------------------------------------------------
 static bool find_in_path(const char *name, char *out, size_t n_out) {
   if (strchr(name, '/')) {
-    snprintf(out, n_out, "%s", name);
-    return access(out, X_OK) == 0;
+    return snprintf(out, n_out, "%s", name) < (int)n_out && access(out, X_OK) == 0;
   }
   const char *path = getenv("PATH");
   for (const char *at = path ? path : "/usr/bin:/bin"; *at;) {
@@ -109,6 +104,23 @@ static bool ours(const char *path, bool folder) {
          !(st.st_mode & (S_IWGRP | S_IWOTH));
 }
 
+// Can another user rename a folder on the way to this one, and so put his own in its place?
+static bool exposed(const char *folder) {
+  char *path = realpath(folder, NULL);
+  bool bad = !path;
+  for (char *slash = path ? strrchr(path, '/') : NULL; slash && !bad; slash = slash == path ? NULL : strrchr(path, '/')) {
+    struct stat st;
+    slash[slash == path] = 0;
+    bad = stat(path, &st) != 0;
+    const bool sticky = !bad && st.st_mode & S_ISVTX && (st.st_uid == 0 || st.st_uid == geteuid());
+    if (!bad) bad = st.st_mode & S_IWOTH && !sticky;
+  }
+  free(path);
+  return bad;
+}
+
+static bool trusted_folder(const char *path) { return ours(path, true) && !exposed(path); }
+
 static bool name_folder(zg_jit *j) {
   const char *dir = getenv("ZG_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   int n = 0;
@@ -118,15 +130,23 @@ static bool name_folder(zg_jit *j) {
   return n > 0 && n < (int)sizeof j->folder - 64;
 }
 
+// The cache's folder, the last of its path for the user alone whatever the umask says.
+static bool make_cache(const char *folder) {
+  char above[768];
+  snprintf(above, sizeof above, "%.*s", (int)(strrchr(folder, '/') - folder), folder);
+  zg_status s = zg_dir_make(above);
+  if (!s && mkdir(folder, 0700) && errno != EEXIST) s = zg_error(ZG_IO, "%s: %s", folder, strerror(errno));
+  if (!s && (!trusted_folder(folder) || access(folder, W_OK | X_OK)))
+    s = zg_error(ZG_IO, "%s is not the user's alone to write, or a folder above is everybody's", folder);
+  if (s) zg_log(1, "jit: kernels are not kept: %s", zg_status_message(s));
+  const bool good = !s;
+  zg_status_free(s);
+  return good;
+}
+
 // Makes the cache's folder, or a temporary one where that cannot be.
 static bool make_folder(zg_jit *j) {
-  zg_status s = j->cached_folder ? zg_dir_make(j->folder) : NULL;
-  if (s) zg_log(1, "jit: kernels are not kept: %s", zg_status_message(s));
-  const bool good = j->cached_folder && !s && ours(j->folder, true) && access(j->folder, W_OK | X_OK) == 0;
-  if (j->cached_folder && !s && !good)
-    zg_log(1, "jit: kernels are not kept: %s is not the user's alone to write", j->folder);
-  zg_status_free(s);
-  if (good) return true;
+  if (j->cached_folder && make_cache(j->folder)) return true;
   j->cached_folder = false;
   const char *tmp = getenv("TMPDIR");
   snprintf(j->folder, sizeof j->folder, "%s/zgraph-XXXXXX", tmp && *tmp && strlen(tmp) < 500 ? tmp : "/tmp");
@@ -198,7 +218,7 @@ static bool load_file(zg_jit *j, const char *path) {
 static bool load_cached(zg_jit *j) {
   char path[1024];
   path_of(j, ".so", path);
-  return j->cached_folder && ours(j->folder, true) && good_file(path) && load_file(j, path);
+  return j->cached_folder && trusted_folder(j->folder) && good_file(path) && load_file(j, path);
 }
 
 // ---- the child --------------------------------------------------------------------------------------------
@@ -232,22 +252,34 @@ static pid_t start_compiler(const zg_jit *j, const char *source, const char *obj
   return err ? 0 : pid;
 }
 
-static void nap(void) { usleep(5000); }
+static void nap(void) { usleep(NAP_US); }
+
+// A compiler that is asked to end removes its temporary files first; one that does not listen is killed. It is waited for
+// last, so that the group's number is not somebody else's.
+static void end_compiler(pid_t pid) {
+  siginfo_t ended = {0};
+  kill(-pid, SIGTERM);
+  for (int i = 0; i < GRACE_NAPS && !ended.si_pid; i++) {
+    if (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) && errno != EINTR) break;
+    nap();
+  }
+  kill(-pid, SIGKILL);
+  while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
+}
 
 static bool wait_for(zg_jit *j, pid_t pid, const char *messages) {
   const double t0 = zg_time_s();
   int how = 0;
-  for (;;) {
-    const pid_t r = waitpid(pid, &how, WNOHANG);
-    if (r == pid) break;
-    const bool late = zg_time_s() - t0 > TIMEOUT_S;
-    if ((r < 0 && errno != EINTR) || late || atomic_load(&j->stop)) {
-      if (late) zg_log(1, "jit: %s takes more than %d s: ended", j->compiler, TIMEOUT_S);
-      kill(-pid, SIGKILL);
-      waitpid(pid, &how, 0);
+  for (pid_t r; (r = waitpid(pid, &how, WNOHANG)) != pid; nap()) {
+    if (r < 0 && errno != EINTR) {
+      zg_log(1, "jit: how %s ended is not known: %s (is SIGCHLD ignored?)", j->compiler, strerror(errno));
       return false;
     }
-    nap();
+    const bool late = zg_time_s() - t0 > TIMEOUT_S;
+    if (!late && !atomic_load(&j->stop)) continue;
+    if (late) zg_log(1, "jit: %s takes more than %d s: ended", j->compiler, TIMEOUT_S);
+    end_compiler(pid);
+    return false;
   }
   if (WIFEXITED(how) && WEXITSTATUS(how) == 0) return true;
   zg_str said = {0};
@@ -257,7 +289,7 @@ static bool wait_for(zg_jit *j, pid_t pid, const char *messages) {
   return false;
 }
 
-static bool compile(zg_jit *j) {
+static void compile(zg_jit *j) {
   char source[1024], object[1024], messages[1024], final[1024], mine[64];
   snprintf(mine, sizeof mine, ".%ld.%p", (long)getpid(), (void *)j);  // ranks in one process are several
   path_of(j, "", source);
@@ -265,38 +297,49 @@ static bool compile(zg_jit *j) {
   path_of(j, mine, object);
   snprintf(messages, sizeof messages, "%.900s.log", object);
   path_of(j, ".so", final);
-  bool ok = false;
   zg_status s = zg_file_write_atomic(source, j->text.at, j->text.n);
   if (s) zg_log(1, "jit: %s", zg_status_message(s));
   else {
     const double t0 = zg_time_s();
     const pid_t pid = start_compiler(j, source, object, messages);
-    ok = pid && wait_for(j, pid, messages) && keep_file(object, final) && load_file(j, final);
+    const bool ok = pid && wait_for(j, pid, messages) && keep_file(object, final) && load_file(j, final);
     if (ok) zg_log(1, "jit: kernels compiled by %s in %.2f s: %s", j->compiler, zg_time_s() - t0, final);
   }
   zg_status_free(s);
   unlink(source);
   unlink(object);
   unlink(messages);
-  if (!j->cached_folder) unlink(final), rmdir(j->folder);
-  return ok;
+  if (!j->cached_folder) unlink(final);
 }
 
-// One of several who want the same file compiles it.
-static void build(zg_jit *j) {
+// One of several who want the same file compiles it. Where the folder's system has no locks, each does.
+static void build_in_cache(zg_jit *j) {
   char lock[1024];
-  if (!make_folder(j)) return;
   path_of(j, ".lock", lock);
-  const int fd = j->cached_folder ? open(lock, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
-  while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && !atomic_load(&j->stop)) nap();
+  const int fd = open(lock, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  bool locked = false, wait = fd >= 0;
+  while (wait && !atomic_load(&j->stop)) {
+    locked = !flock(fd, LOCK_EX | LOCK_NB);
+    wait = !locked && (errno == EWOULDBLOCK || errno == EINTR);
+    if (wait) nap();
+  }
   if (!atomic_load(&j->stop) && !load_cached(j)) compile(j);
-  if (fd < 0) return;
-  unlink(lock);
-  close(fd);
+  if (locked) unlink(lock);
+  if (fd >= 0) close(fd);
+}
+
+static void build(zg_jit *j) {
+  if (!make_folder(j)) return;
+  if (j->cached_folder) {
+    build_in_cache(j);
+    return;
+  }
+  if (!atomic_load(&j->stop)) compile(j);
+  rmdir(j->folder);
 }
 
 static void *builder(void *arg) {
-  setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);  // of this thread, and of the child it makes
+  if (nice(NICE) == -1) errno = 0;  // Linux: of this thread, and of the child it makes
   build(arg);
   return NULL;
 }
@@ -352,7 +395,9 @@ void zg_jit_poll(zg_jit *j) {
   if (!j->polled) j->polled = true, j->first_poll = now;
   if (now - j->first_poll < START_AFTER_S) return;
   j->tried = true;
-  j->started = pthread_create(&j->thread, NULL, builder, j) == 0;
+  const int err = pthread_create(&j->thread, NULL, builder, j);
+  j->started = !err;
+  if (err) zg_log(1, "jit: no thread for the compiler: %s", strerror(err));
 }
 
 void zg_jit_free(zg_jit *j) {

@@ -3,7 +3,11 @@
 #include "cpu/jit.h"
 #include "loop_random.h"
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/zgraph-jit-test-XXXXXX";
@@ -180,12 +184,18 @@ START_TEST(without_a_compiler) {
 }
 END_TEST
 
-START_TEST(a_hanging_compiler_is_ended) {
-  char path[200], cache[200];
-  snprintf(path, sizeof path, "%s/cc-hang", folder);
-  snprintf(cache, sizeof cache, "%s/hang", folder);
-  script(path, "#!/bin/sh\nsleep 1000\n");
-  use("auto", path, "", cache);
+// How many files a folder holds.
+static int n_files(const char *dir) {
+  DIR *d = opendir(dir);
+  int n = 0;
+  for (struct dirent *e; d && (e = readdir(d));) n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+  if (d) closedir(d);
+  return n;
+}
+
+// Runs kernels until the compiler's thread starts, after a second, and then until `sign` exists (NULL: half a second more); then
+// ends the program, which must not take long.
+static void run_and_end(const char *sign) {
   many m = many_new(4, 3);
   zg_device *d = NULL;
   zg_program *p = NULL;
@@ -194,13 +204,34 @@ START_TEST(a_hanging_compiler_is_ended) {
   place(m.s);
   must(zg_device_cpu.prepare(d, m.s, &p));
   const double t0 = zg_time_s();
-  while (zg_time_s() - t0 < 1.3)
-    must(zg_device_cpu.run_kernel(p, 0, (zg_rand_state){{3, 4}, 5}));  // the compiler starts after a second
+  while (sign ? access(sign, F_OK) && zg_time_s() - t0 < 20 : zg_time_s() - t0 < 1.5)
+    must(zg_device_cpu.run_kernel(p, 0, (zg_rand_state){{3, 4}, 5}));
+  ck_assert_msg(!sign || !access(sign, F_OK), "the compiler was not started");
   const double t1 = zg_time_s();
   zg_device_cpu.program_free(p);
   ck_assert_msg(zg_time_s() - t1 < 5, "the program's end waits for a compiler that hangs");
+  ck_assert_msg(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD, "a child is left");
   zg_device_cpu.close(d);
   many_free(&m);
+}
+
+START_TEST(a_hanging_compiler_is_ended) {
+  static const char *const hang[] = {"trap 'rm -f \"$0.temp\"; exit 1' TERM; touch \"$0.temp\"; touch \"$0.runs\"; while :; do sleep 0.1; done",
+                                     "trap '' TERM; touch \"$0.runs\"; exec sleep 1000"};
+  for (size_t i = 0; i < ZG_COUNT(hang); i++) {
+    char path[200], cache[200], cpu[220], text[300], sign[220];
+    snprintf(path, sizeof path, "%s/cc-hang-%zu", folder, i);
+    snprintf(cache, sizeof cache, "%s/hang", folder);
+    snprintf(cpu, sizeof cpu, "%s/cpu", cache);
+    snprintf(text, sizeof text, "#!/bin/sh\n%s\n", hang[i]);
+    snprintf(sign, sizeof sign, "%s.runs", path);
+    script(path, text);
+    use("auto", path, "", cache);
+    run_and_end(sign);
+    ck_assert_int_eq(n_files(cpu), 0);
+    snprintf(sign, sizeof sign, "%s.temp", path);
+    ck_assert_msg(access(sign, F_OK), "a compiler that is asked to end was not let remove its files");
+  }
 }
 END_TEST
 
@@ -208,8 +239,10 @@ START_TEST(cached_and_damaged) {
   char cache[200], cpu[220], object[600];
   snprintf(cache, sizeof cache, "%s/cache", folder);
   snprintf(cpu, sizeof cpu, "%s/cpu", cache);
+  const mode_t old = umask(002);  // the group may write into what is made without care
   use("wait", "", "", cache);
   const uint32_t n = small_run();
+  umask(old);
   ck_assert_uint_gt(n, 0);
   first_object(cpu, object);
   use("auto", "", "", cache);  // from the cache alone: a run of microseconds starts no compiler
@@ -224,10 +257,48 @@ START_TEST(cached_and_damaged) {
   chmod(object, 0700);
   chmod(cpu, 0777);
   ck_assert_uint_eq(small_run(), 0);
-  use("wait", "", "", cache);  // compiled in a folder of its own
+  chmod(cpu, 0700);
   ck_assert_uint_eq(small_run(), n);
+  chmod(cache, 0777);  // others may have put another folder there
+  ck_assert_uint_eq(small_run(), 0);
+}
+END_TEST
+
+START_TEST(without_a_cache) {
+  char cache[200], tmp[200];
+  snprintf(cache, sizeof cache, "%s/open", folder);
+  snprintf(tmp, sizeof tmp, "%s/tmp", folder);
+  ck_assert_int_eq(mkdir(cache, 0700) | mkdir(tmp, 0700), 0);
+  chmod(cache, 0777);
+  setenv("TMPDIR", tmp, 1);
+  use("wait", "", "", cache);
+  ck_assert_uint_gt(small_run(), 0);
   use("wait", "", "", "/proc/nowhere");
-  ck_assert_uint_eq(small_run(), n);
+  ck_assert_uint_gt(small_run(), 0);
+  ck_assert_int_eq(n_files(tmp), 0);
+  unsetenv("TMPDIR");
+}
+END_TEST
+
+// Another process compiles the same: this one waits for its file, and its end leaves the other's lock alone.
+START_TEST(locked_by_another) {
+  char cache[200], cpu[220], object[600], lock[620];
+  snprintf(cache, sizeof cache, "%s/locked", folder);
+  snprintf(cpu, sizeof cpu, "%s/cpu", cache);
+  use("wait", "", "", cache);
+  const uint32_t n = small_run();
+  ck_assert_uint_gt(n, 0);
+  ck_assert_int_eq(n_files(cpu), 1);
+  first_object(cpu, object);
+  unlink(object);
+  snprintf(lock, sizeof lock, "%.*s.lock", (int)strlen(object) - 3, object);
+  const int fd = open(lock, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  ck_assert(fd >= 0 && !flock(fd, LOCK_EX));
+  use("auto", "", "", cache);
+  run_and_end(NULL);
+  ck_assert_msg(!access(lock, F_OK), "somebody else's lock was removed");
+  ck_assert_msg(access(object, F_OK), "compiled twice");
+  close(fd);
 }
 END_TEST
 
@@ -238,6 +309,8 @@ static void all(TCase *tc) {
   tcase_add_test(tc, without_a_compiler);
   tcase_add_test(tc, a_hanging_compiler_is_ended);
   tcase_add_test(tc, cached_and_damaged);
+  tcase_add_test(tc, without_a_cache);
+  tcase_add_test(tc, locked_by_another);
 }
 
 int main(void) {
