@@ -247,6 +247,13 @@ START_TEST(cached_and_damaged) {
   first_object(cpu, object);
   use("auto", "", "", cache);  // from the cache alone: a run of microseconds starts no compiler
   ck_assert_uint_eq(small_run(), n);
+  const int fd = open(object, O_RDWR | O_CLOEXEC);  // one byte of the code
+  uint8_t byte;
+  ck_assert(fd >= 0 && pread(fd, &byte, 1, 5000) == 1);
+  byte ^= 1;
+  ck_assert_int_eq(pwrite(fd, &byte, 1, 5000), 1);
+  close(fd);
+  ck_assert_uint_eq(small_run(), 0);
   ck_assert_int_eq(truncate(object, 3000), 0);
   ck_assert_uint_eq(small_run(), 0);
   use("wait", "", "", cache);
