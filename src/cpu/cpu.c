@@ -33,6 +33,7 @@ typedef struct {
   void **buf;                    // address of each buffer
   prepared *kernels;
   int threads;
+  zg_team team;                  // threads to run on; run NULL: the pool's own
   uint64_t scratch_bytes;        // per thread
   void *scratch_all;
   uint8_t **scratch;             // per thread
@@ -235,12 +236,12 @@ static zg_status place_buffers(cpu_program *p) {
 
 // Kernels in oneDNN run on OpenMP's threads, which spin after each for the next one. If there are such kernels, those
 // threads run everything else too. (lstm_lm: 57 ms a step with two sets, 43 with one.)
-static void choose_threads(cpu_device *d, const cpu_program *p) {
+static void choose_threads(const cpu_device *d, cpu_program *p) {
   zg_team team;
   bool want = zg_pool_threads(d->pool) <= zg_pool_cores() && zg_dnnl_team(&team), found = false;
   for (size_t i = 0; want && !found && i < p->base.sched->kernels.n; i++)
     found = p->kernels[i].dnnl && threads_for(d, &p->base.sched->kernels.at[i]) > 1;
-  zg_pool_use_team(d->pool, found ? &team : NULL);
+  if (found) p->team = team;
 }
 
 static zg_status prepare_kernels(cpu_device *d, cpu_program *p) {
@@ -328,6 +329,7 @@ static zg_status cpu_run_kernel(zg_program *prog, uint32_t kernel, zg_rand_state
   const zg_kernel *k = &prog->sched->kernels.at[kernel];
   const prepared *q = &p->kernels[kernel];
   uint8_t *workspace = p->buf[k->workspace];
+  zg_pool_use_team(d->pool, p->team.run ? &p->team : NULL);   // several programs share the pool
   if (q->loop) {
     zg_jit_poll(p->jit);
     const loop_run run = {.base = p->buf, .scratch = p->scratch, .slots = p->slots, .workspace = workspace, .rand = r};
