@@ -56,10 +56,12 @@ static bool narrow(const zg_kernel *k) {
 }
 
 uint64_t cpu_recurrent_scratch(const zg_kernel *k) {
+  if (!narrow(k)) return 0;
   const job j = job_of(k, NULL);
   return sizeof(float) * (uint64_t)(ROWS * j.width * (j.grad ? 1 : j.G));
 }
 uint64_t cpu_recurrent_workspace(const zg_kernel *k) {
+  if (!narrow(k)) return 0;
   const job j = job_of(k, NULL);
   const int64_t state = j.B * j.H;
   return sizeof(float) * (uint64_t)(j.panels * j.width * j.G * j.H + (j.grad ? state + 2 * j.G * state : 0));
@@ -71,7 +73,8 @@ static float *arg(const job *j, uint32_t a, int64_t at) {   // element `at`; NUL
 }
 
 // ---- packing
-// Forward: [panel][gate][H][width] of R's transpose; backward: [panel][G*H][width] of R.
+// Forward: [panel][gate][H][width] of R's transpose; backward: [panel][G*H][width] of R. Products over the padding are not
+// read; it is zero because arithmetic on whatever lies there, denormals, may be slow.
 static void pack_forward(const job *j, int64_t panel) {
   const int64_t H = j->H, w = j->width, n = ZG_MIN(w, H - panel * w);
   for (int64_t g = 0; g < j->G; g++) {
@@ -81,7 +84,7 @@ static void pack_forward(const job *j, int64_t panel) {
       j->c->vec->tile_transpose(w, H, from, H, to, w);
       continue;
     }
-    memset(to, 0, sizeof *to * (size_t)(H * w));
+    if (n < w) memset(to, 0, sizeof *to * (size_t)(H * w));
     for (int64_t u = 0; u < n; u++)
       for (int64_t k = 0; k < H; k++) to[k * w + u] = from[u * H + k];
   }
@@ -203,7 +206,6 @@ static void walk_backward(job *j, zg_pool *pool) {
 zg_status cpu_recurrent(const cpu_call *c) {
   if (!narrow(c->k)) return zg_kernel_reference(c->k, c->base, (zg_rand_state){{0}, 0});
   job j = job_of(c->k, c);
-  if (j.B == 0 || j.H == 0) return NULL;
   zg_pool *pool = 2 * j.B * j.G * j.H * j.H < SMALL_STEP ? NULL : c->pool;
   zg_pool_run(pool, j.panels, pack, &j);
   if (j.grad) walk_backward(&j, pool);

@@ -132,6 +132,32 @@ START_TEST(keeps_mode) {
 }
 END_TEST
 
+// The whole pages of a part go; what is read again is what was there.
+START_TEST(forgets_pages) {
+  enum { N = 16 << 20, EDGE = 100 };
+  char *bytes = zg_alloc(N);
+  for (int i = 0; i < N; i++) bytes[i] = (char)(i / 4096 + i % 251);
+  ok(zg_file_write_atomic(in_dir("f"), bytes, N));
+  zg_file_map m;
+  ok(zg_file_map_open(in_dir("f"), &m));
+  ck_assert_int_eq(memcmp(m.bytes.at, bytes, N), 0);
+  const uint64_t before = zg_proc_resident_bytes();
+  zg_file_map_forget((zg_bytes){m.bytes.at + EDGE, 0});
+  zg_file_map_forget((zg_bytes){m.bytes.at + EDGE, EDGE});  // within a page
+  zg_file_map_forget((zg_bytes){m.bytes.at + EDGE, N - 2 * EDGE});
+  const uint64_t after = zg_proc_resident_bytes();
+  ck_assert_msg(before >= after + N / 2, "%llu bytes resident before, %llu after", (unsigned long long)before, (unsigned long long)after);
+  ck_assert_int_eq(memcmp(m.bytes.at, bytes, N), 0);
+  zg_file_map_close(&m);
+  char *page = aligned_alloc(65536, 65536);  // of memory that is nobody's file, edges stay
+  memset(page, 7, 65536);
+  zg_file_map_forget((zg_bytes){(uint8_t *)page + 1, 4094});
+  ck_assert_int_eq(page[0] + page[1] + page[4095], 21);
+  free(page);
+  zg_free(bytes);
+}
+END_TEST
+
 START_TEST(makes_directories) {
   ok(zg_dir_make(in_dir("x/y//z/")));
   ok(zg_dir_make(in_dir("x/y/z")));
@@ -155,6 +181,7 @@ int main(void) {
   tcase_add_test(t, errors_name_path_and_reason);
   tcase_add_test(t, failed_write_leaves_old_content_alone);
   tcase_add_test(t, keeps_mode);
+  tcase_add_test(t, forgets_pages);
   tcase_add_test(t, makes_directories);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);

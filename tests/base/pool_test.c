@@ -6,28 +6,32 @@
 #include <unistd.h>
 
 enum { MAX_CHUNKS = 4096 };
+static _Thread_local int my_number;
 typedef struct {
   atomic_int seen[MAX_CHUNKS];
   atomic_int bad_thread;
   int n_threads;
+  bool in_team;  // threads have the team's numbers
 } job;
 
 static void mark(void *arg, int64_t chunk, int thread) {
   job *j = arg;
   atomic_fetch_add(&j->seen[chunk], 1);
-  if (thread < 0 || thread >= j->n_threads) atomic_store(&j->bad_thread, 1);
+  if (thread < 0 || thread >= j->n_threads || (j->in_team && thread != my_number)) atomic_store(&j->bad_thread, 1);
 }
 
-static void run_and_check(zg_pool *p, int64_t n) {
+static void run_checked(zg_pool *p, int64_t n, bool in_team) {
   static job j;
   memset((void *)&j, 0, sizeof j);
-  j.n_threads = zg_pool_threads(p);
+  j.n_threads = zg_pool_threads(p), j.in_team = in_team;
   zg_pool_run(p, n, mark, &j);
   ck_assert_int_eq(j.bad_thread, 0);
   int wrong = 0;
   for (int64_t i = 0; i < MAX_CHUNKS; i++) wrong += j.seen[i] != (i < n);
   ck_assert_int_eq(wrong, 0);
 }
+
+static void run_and_check(zg_pool *p, int64_t n) { run_checked(p, n, false); }
 
 START_TEST(every_chunk_once) {
   int threads[] = {1, 2, 3, 8, 0};
@@ -68,7 +72,7 @@ START_TEST(runs_are_ordered) {
 END_TEST
 
 // ---- threads of somebody else's ---------------------------------------------------------------------------
-static _Thread_local int my_number;
+enum { TEAM = 3 };
 static atomic_int team_runs;
 typedef struct {
   void (*fn)(void *);
@@ -82,10 +86,10 @@ static void *run_member(void *arg) {
   return NULL;
 }
 static void run_team(void (*fn)(void *), void *arg, unsigned n, unsigned flags) {
-  member m[8];
-  pthread_t t[8];
+  member m[TEAM];
+  pthread_t t[TEAM];
   ck_assert_uint_eq(flags, 0);
-  ck_assert_uint_le(n, 8);
+  ck_assert_uint_eq(n, TEAM);
   team_runs++;
   for (unsigned i = 0; i < n; i++) m[i] = (member){fn, arg, (int)i};
   for (unsigned i = 1; i < n; i++) ck_assert_int_eq(pthread_create(&t[i], NULL, run_member, &m[i]), 0);
@@ -95,13 +99,13 @@ static void run_team(void (*fn)(void *), void *arg, unsigned n, unsigned flags) 
 static int number_in_team(void) { return my_number; }
 
 START_TEST(runs_on_a_team) {
-  zg_pool *p = zg_pool_new(3);
+  zg_pool *p = zg_pool_new(TEAM);
   const zg_team team = {run_team, number_in_team};
   run_and_check(p, 20);
   zg_pool_use_team(p, &team);
-  ck_assert_int_eq(zg_pool_threads(p), 3);
+  ck_assert_int_eq(zg_pool_threads(p), TEAM);
   int64_t counts[] = {0, 1, 2, 7, 100, MAX_CHUNKS};
-  for (size_t i = 0; i < ZG_COUNT(counts); i++) run_and_check(p, counts[i]);
+  for (size_t i = 0; i < ZG_COUNT(counts); i++) run_checked(p, counts[i], true);
   ck_assert_int_eq(team_runs, 4);  // none for no chunk or one
   zg_pool_use_team(p, NULL);
   run_and_check(p, 20);

@@ -8,7 +8,9 @@ static const layer layers[] = {
     {ZG_CELL_TANH, 1, 5, 3, 17, ZG_F32}, {ZG_CELL_RELU, 0, 3, 9, 32, ZG_F32},   {ZG_CELL_LSTM, 0, 3, 16, 64, ZG_F32},
     {ZG_CELL_LSTM, 1, 4, 5, 20, ZG_F32}, {ZG_CELL_LSTM, 0, 2, 67, 130, ZG_F32}, {ZG_CELL_LSTM, 1, 1, 1, 1, ZG_F32},
     {ZG_CELL_GRU, 0, 3, 13, 48, ZG_F32}, {ZG_CELL_GRU, 1, 2, 66, 131, ZG_F32},  {ZG_CELL_LSTM, 0, 2, 3, 5, ZG_F64},
-    {ZG_CELL_LSTM, 0, 0, 2, 4, ZG_F32},
+    {ZG_CELL_LSTM, 0, 0, 2, 4, ZG_F32},  {ZG_CELL_GRU, 1, 0, 3, 33, ZG_F32},   {ZG_CELL_TANH, 0, 0, 1, 16, ZG_F32},
+    {ZG_CELL_LSTM, 1, 2, 0, 4, ZG_F32},  {ZG_CELL_GRU, 0, 2, 3, 0, ZG_F32},    {ZG_CELL_GRU, 0, 1, 1, 33, ZG_F32},
+    {ZG_CELL_RELU, 1, 1, 1, 15, ZG_F32},
 };
 
 static zg_view row_major(zg_sched *s, zg_dtype dtype, uint32_t rank, int64_t a, int64_t b, int64_t c) {
