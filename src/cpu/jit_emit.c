@@ -1,15 +1,14 @@
 // Emits the phases of a prepared loop kernel as C text. The text of a phase knows types, strides along the
 // innermost dim, and constants, but no sizes and no addresses: equal layers of a model share functions.
-//   values      locals; a value that a later phase reads is also written to its home in the thread's scratch,
-//   unless that phase can
-//               load or compute it again
-//   reductions  64 lanes over runs of 48 and more, else one by one, then into the row's total: the order of
-//   vec.c's REDUCE
+//   values      locals; a value that a later phase reads is also written to its home in the thread's scratch, unless that
+//               phase can load or compute it again
+//   reductions  64 lanes over runs of ZG_LANES_FROM and more, else one by one, then into the row's total: the order of
+//               vec.c's REDUCE
 #include "cpu/jit.h"
 #include <math.h>
 #include <stdio.h>
 
-enum { MAX_OPS = 300, MIN_RUN = 16, LANES_FROM = 48 };  // LANES_FROM: as in vec.c
+enum { MAX_OPS = 300, MIN_RUN = 16 };
 enum { NONE = UINT32_MAX };
 
 typedef struct {
@@ -18,11 +17,9 @@ typedef struct {
   jit_phase *out;
   const uint32_t *def;  // op that defines each slot
   uint32_t phase;
-  zg_str ahead;  // what to fetch early, 64 elements at a time
-  zg_str
-      first;  // what 64 elements (M of them, from B on) need before the loop over them: their random numbers
-  zg_str head, body;  // declarations before the loop; the loop's body, with I for the element and L(k) for
-                      // accumulator k
+  zg_str ahead;       // what to fetch early, 64 elements at a time
+  zg_str first;       // what 64 elements (M of them, from B on) need before the loop over them: their random numbers
+  zg_str head, body;  // declarations before the loop; the loop's body, with I for the element and L(k) for accumulator k
   uint32_t *name;     // slot -> number of its local, or NONE
   uint32_t n_names;
   bool ok;
@@ -31,9 +28,24 @@ typedef struct {
 static const char *const cls_name[] = {"f32", "f64", "i64"};
 static const char *cls_of(uint8_t c) { return cls_name[c]; }
 
-static const char *const dtype_name[ZG_N_DTYPES] = {
-    "f32",     "f64",     "uint16_t", "uint16_t", "int8_t",   "int16_t", "int32_t",
-    "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t", "uint8_t"};
+// How an element lies in memory, and what is put before it to make it a value, and a value it: functions or operators.
+static const struct {
+  const char *name, *load, *store;
+} dtypes[ZG_N_DTYPES] = {
+    [ZG_F32] = {"f32", "", ""},
+    [ZG_F64] = {"f64", "", ""},
+    [ZG_BF16] = {"uint16_t", "c_from_bf16", "c_to_bf16"},
+    [ZG_F16] = {"uint16_t", "c_from_f16", "c_to_f16"},
+    [ZG_I8] = {"int8_t", "(i64)", "(int8_t)"},
+    [ZG_I16] = {"int16_t", "(i64)", "(int16_t)"},
+    [ZG_I32] = {"int32_t", "(i64)", "(int32_t)"},
+    [ZG_I64] = {"int64_t", "(i64)", "(int64_t)"},
+    [ZG_U8] = {"uint8_t", "(i64)", "(uint8_t)"},
+    [ZG_U16] = {"uint16_t", "(i64)", "(uint16_t)"},
+    [ZG_U32] = {"uint32_t", "(i64)", "(uint32_t)"},
+    [ZG_U64] = {"uint64_t", "(i64)", "(uint64_t)"},
+    [ZG_BOOL] = {"uint8_t", "0 != ", "0 != "},
+};
 
 // ---- the maps that exist ----------------------------------------------------------------------------------
 static const char *const maps[] = {
@@ -79,44 +91,6 @@ static void put_number(zg_str *out, uint8_t cls, double imm) {
   else zg_str_add(out, cls == ZG_CLS_F32 ? "(f32)%af" : "%a", cls == ZG_CLS_F32 ? (double)(float)imm : imm);
 }
 
-static void put_loaded(zg_str *out, uint8_t dtype, const char *element) {
-  switch ((zg_dtype)dtype) {
-    case ZG_BF16: zg_str_add(out, "c_from_bf16(%s)", element); break;
-    case ZG_F16: zg_str_add(out, "c_from_f16(%s)", element); break;
-    case ZG_BOOL: zg_str_add(out, "(i64)(%s != 0)", element); break;
-    case ZG_F32:
-    case ZG_F64: zg_str_add(out, "%s", element); break;
-    case ZG_I8:
-    case ZG_I16:
-    case ZG_I32:
-    case ZG_I64:
-    case ZG_U8:
-    case ZG_U16:
-    case ZG_U32:
-    case ZG_U64: zg_str_add(out, "(i64)%s", element); break;
-    case ZG_N_DTYPES: break;
-  }
-}
-
-static void put_stored(zg_str *out, uint8_t dtype, uint32_t v) {
-  switch ((zg_dtype)dtype) {
-    case ZG_BF16: zg_str_add(out, "c_to_bf16(v%u)", v); break;
-    case ZG_F16: zg_str_add(out, "c_to_f16(v%u)", v); break;
-    case ZG_BOOL: zg_str_add(out, "(uint8_t)(v%u != 0)", v); break;
-    case ZG_F32:
-    case ZG_F64: zg_str_add(out, "v%u", v); break;
-    case ZG_I8:
-    case ZG_I16:
-    case ZG_I32:
-    case ZG_I64:
-    case ZG_U8:
-    case ZG_U16:
-    case ZG_U32:
-    case ZG_U64: zg_str_add(out, "(%s)v%u", dtype_name[dtype], v); break;
-    case ZG_N_DTYPES: break;
-  }
-}
-
 static int64_t inner_stride(const emitter *e, const loop_op *o) {
   const loop_walk *w = &e->p->walks.at[o->walk];
   return w->stride[w->rank - 1];
@@ -126,15 +100,11 @@ static uint32_t put_load(emitter *e, uint32_t op, uint32_t slot) {
   const loop_op *o = &e->p->ops.at[op];
   const int64_t stride = inner_stride(e, o);
   const uint32_t b = bind(e, BIND_ARG, op), v = new_local(e, slot);
-  char element[64];
-  zg_str_add(&e->head, "const %s *const a%u = p[%u];\n", dtype_name[o->to], v, b);
-  if (stride == 0) snprintf(element, sizeof element, "a%u[0]", v);
-  else if (stride == 1) snprintf(element, sizeof element, "a%u[I]", v);
-  else snprintf(element, sizeof element, "a%u[(I) * %lld]", v, (long long)stride);
+  zg_str_add(&e->head, "const %s *const a%u = p[%u];\n", dtypes[o->to].name, v, b);
   zg_str *out = stride == 0 ? &e->head : &e->body;
-  zg_str_add(out, "const %s v%u = ", cls_of(o->cls), v);
-  put_loaded(out, o->to, element);
-  zg_str_add(out, ";\n");
+  zg_str_add(out, "const %s v%u = %s(a%u[", cls_of(o->cls), v, dtypes[o->to].load, v);
+  if (stride == 0) zg_str_add(out, "0]);\n");
+  else zg_str_add(out, "(I) * %lldLL]);\n", (long long)stride);
   if (stride == 1 && e->p->single) zg_str_add(&e->ahead, "AHEAD(a%u + i + n, 0)\n", v);
   return v;
 }
@@ -250,7 +220,7 @@ static void put_cast(emitter *e, const loop_op *o) {
     case ZG_I32:
     case ZG_U8:
     case ZG_U16:
-    case ZG_U32: zg_str_add(out, "v%u = (i64)(%s)v%u;\n", v, dtype_name[o->to], v); break;
+    case ZG_U32: zg_str_add(out, "v%u = (i64)(%s)v%u;\n", v, dtypes[o->to].name, v); break;
     case ZG_F32:
     case ZG_F64:
     case ZG_I64:
@@ -279,11 +249,8 @@ static void put_store(emitter *e, uint32_t op) {
   const loop_op *o = &e->p->ops.at[op];
   const int64_t stride = inner_stride(e, o);
   const uint32_t v = value(e, o->a), b = bind(e, BIND_ARG, op);
-  zg_str_add(&e->head, "%s *const o%u = p[%u];\n", dtype_name[o->to], b, b);
-  if (stride == 1) zg_str_add(&e->body, "o%u[I] = ", b);
-  else zg_str_add(&e->body, "o%u[(I) * %lldLL] = ", b, (long long)stride);
-  put_stored(&e->body, o->to, v);
-  zg_str_add(&e->body, ";\n");
+  zg_str_add(&e->head, "%s *const o%u = p[%u];\n", dtypes[o->to].name, b, b);
+  zg_str_add(&e->body, "o%u[(I) * %lldLL] = %s(v%u);\n", b, (long long)stride, dtypes[o->to].store, v);
 }
 
 static void put_fold(zg_str *out, uint8_t red, const char *x, const char *y) {
@@ -361,52 +328,44 @@ static void put_identity(zg_str *out, const loop_acc *a) {
                                           : "INFINITY");
 }
 
-static void each_acc(const emitter *e, zg_str *out,
-                     void (*put)(const emitter *, zg_str *, uint32_t, const loop_acc *)) {
-  for (uint32_t k = 0; k < e->ph->n_acc; k++) put(e, out, k, &e->p->accs.at[e->ph->acc + k]);
+static void each_acc(const emitter *e, zg_str *out, void (*put)(zg_str *, uint32_t, const loop_acc *)) {
+  for (uint32_t k = 0; k < e->ph->n_acc; k++) put(out, k, &e->p->accs.at[e->ph->acc + k]);
 }
 
-static void put_lanes(const emitter *e, zg_str *out, uint32_t k, const loop_acc *a) {
-  (void)e;
+static void put_lanes(zg_str *out, uint32_t k, const loop_acc *a) {
   zg_str_add(out, "%s l%u[64];\nfor (int j = 0; j < 64; j++) l%u[j] = ", cls_of(a->cls), k, k);
   put_identity(out, a);
   zg_str_add(out, ";\n");
 }
-static void put_tree(const emitter *e, zg_str *out, uint32_t k, const loop_acc *a) {
+static void put_tree(zg_str *out, uint32_t k, const loop_acc *a) {
   char x[32], y[32];
-  (void)e;
   snprintf(x, sizeof x, "l%u[j]", k);
   snprintf(y, sizeof y, "l%u[j + h]", k);
   zg_str_add(out, "for (int h = 32; h > 0; h /= 2)\nfor (int j = 0; j < h; j++) %s = ", x);
   put_fold_of(out, a->cls, a->red, x, y);
   zg_str_add(out, ";\ny%u = l%u[0];\n", k, k);
 }
-static void put_result(const emitter *e, zg_str *out, uint32_t k, const loop_acc *a) {
-  (void)e;
+static void put_result(zg_str *out, uint32_t k, const loop_acc *a) {
   zg_str_add(out, "%s y%u = ", cls_of(a->cls), k);
   put_identity(out, a);
   zg_str_add(out, ";\n");
 }
-static void put_total(const emitter *e, zg_str *out, uint32_t k, const loop_acc *a) {
+static void put_total(zg_str *out, uint32_t k, const loop_acc *a) {
   const char *t = a->cls == ZG_CLS_INT ? "i64" : "f64";
-  uint32_t b = 0;
-  while (e->out->bind[b].kind != BIND_ACC || e->out->bind[b].at != e->ph->acc + k) b++;
-  zg_str_add(out, "{ %s *const t = p[%u]; const %s x = *t, y = y%u; *t = ", t, b, t, k);
+  zg_str_add(out, "{ %s *const t = p[%u]; const %s x = *t, y = y%u; *t = ", t, k, t, k);
   put_fold_of(out, a->cls, a->red, "x", "y");
   zg_str_add(out, "; }\n");
 }
-static void put_column_acc(const emitter *e, zg_str *out, uint32_t k, const loop_acc *a) {
-  uint32_t b = 0;
-  while (e->out->bind[b].kind != BIND_ACC || e->out->bind[b].at != e->ph->acc + k) b++;
-  zg_str_add(out, "%s *const c%u = p[%u];\n", cls_of(a->cls), k, b);
+static void put_column_acc(zg_str *out, uint32_t k, const loop_acc *a) {
+  zg_str_add(out, "%s *const c%u = p[%u];\n", cls_of(a->cls), k, k);
 }
 
 // The runs of a phase with reductions are its tiles, or rows: do they reach lengths that take lanes, or that
 // do not?
 static void run_lengths(const loop_prog *p, bool *lanes, bool *single) {
   const int64_t most = p->single ? p->width : p->tile, last = p->width % p->tile;
-  *lanes = most >= LANES_FROM;
-  *single = most < LANES_FROM || (!p->single && last && last < LANES_FROM);
+  *lanes = most >= ZG_LANES_FROM;
+  *single = most < ZG_LANES_FROM || (!p->single && last && last < ZG_LANES_FROM);
 }
 
 // 64 elements at a time, then the rest. `accumulator`: what L(k) stands for.
@@ -436,7 +395,8 @@ static void put_row_reductions(emitter *e, zg_str *out) {
   run_lengths(e->p, &lanes, &single);
   each_acc(e, out, put_result);
   if (lanes) {
-    zg_str_add(out, "%s{\n", single ? "if (n >= 48) " : "");
+    if (single) zg_str_add(out, "if (n >= %d) ", ZG_LANES_FROM);
+    zg_str_add(out, "{\n");
     each_acc(e, out, put_lanes);
     put_blocks(e, out, "l##k[j]");
     each_acc(e, out, put_tree);
@@ -495,7 +455,7 @@ static void put_ahead_stores(emitter *e) {
       return;
     } else if (o->kind == OP_STORE && !e->p->slots.at[o->a].row && inner_stride(e, o) == 1) {
       const uint32_t b = bind(e, BIND_ARG, i);
-      zg_str_add(&e->head, "%s *const o%u = p[%u];\n", dtype_name[o->to], b, b);
+      zg_str_add(&e->head, "%s *const o%u = p[%u];\n", dtypes[o->to].name, b, b);
       zg_str_add(&e->ahead, "AHEAD(o%u + i, 1)\n", b);
     }
   }
@@ -515,7 +475,7 @@ static bool emit_phase(loop_prog *p, uint32_t q, const uint32_t *def, zg_str *te
                .name = zg_alloc(sizeof(uint32_t) * (p->slots.n + 1))};
   for (size_t i = 0; i < p->slots.n; i++) e.name[i] = NONE;
   out->by_row = ph->n_acc > 0;
-  for (uint32_t k = 0; k < ph->n_acc; k++) bind(&e, BIND_ACC, ph->acc + k);
+  for (uint32_t k = 0; k < ph->n_acc; k++) bind(&e, BIND_ACC, ph->acc + k);   // first, so that accumulator k is p[k]
   for (uint32_t i = ph->elem; i < ph->elem + ph->n_elem && e.ok; i++) put_op(&e, i);
   if (e.ok) put_ahead_stores(&e);
   if (e.ok) {

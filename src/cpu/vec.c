@@ -165,7 +165,7 @@ enum { LANES = 64 };
     ACC *t = acc;                                                                         \
     for (i64 r = 0; r < rows; r++, s += n) {                                              \
       T y1 = init;                                                                        \
-      if (n >= 48) y1 = name##_of(n, s);                                                  \
+      if (n >= ZG_LANES_FROM) y1 = name##_of(n, s);                                       \
       else for (i64 i = 0; i < n; i++) { const T x = y1, y = s[i]; y1 = fold; }           \
       const ACC x = t[r], y = y1;                                                         \
       t[r] = total;                                                                       \

@@ -80,6 +80,7 @@ typedef struct {
   void (*cell_backward[4])(const zg_cell_backward *r);
 } zg_vec;
 
+enum { ZG_LANES_FROM = 48 };   // elements from which a sum has 64 lanes, in vec.c as in compiled kernels
 enum { ZG_GEMM_MR = 6, ZG_GEMM_NR = 32, ZG_TILED_MR = 12, ZG_TILED_NR = 32 };
 const zg_vec *zg_vec_select(void);                        // ZG_ISA=generic|v2|v3|v4 in the environment lowers the choice
 bool zg_vec_has_pairs(const zg_vec *v);                   // bf16 products in hardware

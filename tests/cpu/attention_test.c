@@ -110,20 +110,12 @@ static void check_shape(const shape *x, bool grad) {
                mask = x->mask == MASK_BOOL && i == args[k.n_args - 1].buf;
     fill_random(&r, &s->bufs.at[i], in.at[i], lse ? 5 : mask ? 0 : -2, lse ? 6 : 2);
   }
-  contents want = contents_copy(s, in), first = {0};
+  contents want = contents_copy(s, in);
   must(zg_kernel_reference(&k, want.at, (zg_rand_state){0}));
   const double tol = x->dtype == ZG_BF16 ? 2e-2 : x->dtype == ZG_F16 ? 3e-3 : 3e-5;
-  for (int threads = 1; threads <= 3; threads++) {
-    contents c = contents_copy(s, in);
-    must(run_on_cpu(s, threads, c, (zg_rand_state){0}));
-    compare(s, &k, c, want, tol, grad ? "gradient" : "attention");
-    for (size_t i = 1; i < in.n && threads > 1; i++)
-      ck_assert_msg(!memcmp(c.at[i], first.at[i], s->bufs.at[i].bytes), "%d threads differ from one",
-                    threads);
-    if (threads == 1) first = c;
-    else contents_free(c);
-  }
-  contents_free(first);
+  contents got = run_same_on_threads(s, in, (zg_rand_state){0});
+  compare(s, &k, got, want, tol, grad ? "gradient" : "attention");
+  contents_free(got);
   contents_free(want);
   contents_free(in);
   zg_sched_free(s);

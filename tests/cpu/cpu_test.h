@@ -99,6 +99,20 @@ out:
   return status;
 }
 
+// The same from `in` on one, two and three threads, which must give the same bits; returns what they give.
+static inline contents run_same_on_threads(zg_sched *s, contents in, zg_rand_state r) {
+  contents one = contents_copy(s, in);
+  must(run_on_cpu(s, 1, one, r));
+  for (int threads = 2; threads <= 3; threads++) {
+    contents more = contents_copy(s, in);
+    must(run_on_cpu(s, threads, more, r));
+    for (size_t i = 1; i < in.n; i++)
+      ck_assert_msg(!memcmp(more.at[i], one.at[i], s->bufs.at[i].bytes), "%d threads differ from one", threads);
+    contents_free(more);
+  }
+  return one;
+}
+
 static inline int run_suite(const char *name, void (*const *tests)(TCase *), size_t n) {
   Suite *s = suite_create(name);
   TCase *tc = tcase_create(name);

@@ -78,18 +78,11 @@ static void check_layer(const layer *l, bool grad, bool whole) {
     const bool weight = i == args[grad ? 6 : 4].buf;
     fill_random(&r, &s->bufs.at[i], in.at[i], weight ? -most : -0.9, weight ? most : 0.9);
   }
-  contents want = contents_copy(s, in), first = {0};
+  contents want = contents_copy(s, in);
   must(zg_kernel_reference(&k, want.at, (zg_rand_state){0}));
-  for (int threads = 1; threads <= 3; threads += 2) {
-    contents c = contents_copy(s, in);
-    must(run_on_cpu(s, threads, c, (zg_rand_state){0}));
-    compare(s, &k, c, want, 2e-5, l);
-    for (size_t i = 1; i < in.n && threads > 1; i++)
-      ck_assert_msg(!memcmp(c.at[i], first.at[i], s->bufs.at[i].bytes), "%d threads differ from one", threads);
-    if (threads == 1) first = c;
-    else contents_free(c);
-  }
-  contents_free(first);
+  contents got = run_same_on_threads(s, in, (zg_rand_state){0});
+  compare(s, &k, got, want, 2e-5, l);
+  contents_free(got);
   contents_free(want);
   contents_free(in);
   zg_sched_free(s);
