@@ -66,6 +66,8 @@ END_TEST
 
 // ---- named programs ---------------------------------------------------------------------------------------------------
 
+static float given[512];   // the first elements that the last run_text gave
+
 // Runs a program given as text; every argument is a dense f32 tensor over the space, or over its last dim (bit of `vectors`), or
 // over the kept dims (bit of `rows`).
 static void run_text(const char *text, uint32_t n_args, uint32_t vectors, uint32_t rows, double lo, double hi, double tol) {
@@ -102,6 +104,7 @@ static void run_text(const char *text, uint32_t n_args, uint32_t vectors, uint32
     const double g = zg_get_f64(ZG_F32, c.at[1], i), w = zg_get_f64(ZG_F32, want.at[1], i);
     ck_assert_msg(g == w || (isnan(g) && isnan(w)) || fabs(g - w) <= tol * (1 + fabs(w)), "%s: element %lld: %.9g, want %.9g", text, (long long)i, g, w);
   }
+  memcpy(given, c.at[1], ZG_MIN(sizeof given, s->bufs.at[1].bytes));
   contents_free(c);
   contents_free(want);
   zg_str_fini(&again);
@@ -128,6 +131,26 @@ START_TEST(sums_are_accurate) {   // 2 million equal terms: a running f32 sum wo
 }
 END_TEST
 
+// A value that is computed again in another kernel, beside other work, must sum to the same bits.
+START_TEST(column_sums_follow_from_the_shape) {
+  static const char *const spaces[] = {"3000,300 outer 0 mid 1", "100000,9 outer 0 mid 1", "2,900,256 outer 1 mid 1", "33,500 outer 0 mid 1",
+                                       "70,3000 outer 0 mid 1"};
+  static const char *const rest = "2 = load 1; 3 = exp 2; 4 = mul 3 2; 5 = tanh 4; 6 = sub 5 3; 7 = mul 6 4; 8 = neg 7; 9 = abs 8; 10 = add 9 5; "
+                                  "11 = mul 10 6; 12 = add 11 7; 13 = sub 12 8; 14.row = reduce sum 13; ";
+  for (size_t i = 0; i < ZG_COUNT(spaces); i++) {
+    float alone[ZG_COUNT(given)];
+    for (int beside = 0; beside < 2; beside++) {
+      char text[600];
+      snprintf(text, sizeof text, "space %s { 0 = load 1; 1.row = reduce sum 0; %sstore.row 1 -> 0 }", spaces[i], beside ? rest : "");
+      memset(given, 0, sizeof given);
+      run_text(text, 2, 0, 1, -1, 1, 1e-4);
+      if (!beside) memcpy(alone, given, sizeof given);
+    }
+    ck_assert_msg(!memcmp(alone, given, sizeof given), "space %s", spaces[i]);
+  }
+}
+END_TEST
+
 START_TEST(empty_reductions_give_identities) {
   run_text("space 3,0 outer 1 mid 0 { 0 = load 1; 1.row = reduce max 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
   run_text("space 3,0 outer 1 mid 0 { 0 = load 1; 1.row = reduce prod 0; store.row 1 -> 0 }", 2, 0, 1, -1, 1, 0);
@@ -142,6 +165,7 @@ END_TEST
 static void all(TCase *tc) {
   tcase_add_test(tc, softmax);
   tcase_add_test(tc, sums_are_accurate);
+  tcase_add_test(tc, column_sums_follow_from_the_shape);
   tcase_add_test(tc, empty_reductions_give_identities);
   tcase_add_test(tc, random_programs);
 }
