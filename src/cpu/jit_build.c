@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TIMEOUT_S = 300, NAP_US = 5000, GRACE_NAPS = 100, NICE = 10, MAX_FLAGS = 40, TRAILER = 0x315a4a47 };  // "GJZ1"
+enum { TIMEOUT_S = 300, NAP_US = 5000, GRACE_NAPS = 100, NICE = 10, MAX_MORE = 300, MAX_FLAGS = 16 + MAX_MORE / 2, TRAILER = 0x315a4a47 };  // "GJZ1"
 static const double START_AFTER_S = 1.0;
 
 typedef struct {
@@ -76,6 +76,10 @@ static void choose_flags(zg_jit *j, const zg_vec *vec) {
                       : strcmp(vec->name, "v2") == 0 ? " -march=x86-64-v2"
                                                      : "";
   const char *more = getenv("ZG_JIT_CFLAGS");
+  if (more && strlen(more) > MAX_MORE) {
+    zg_warn("ZG_JIT_CFLAGS is longer than %d characters: left out", MAX_MORE);
+    more = NULL;
+  }
   snprintf(j->flags, sizeof j->flags,
            "-std=gnu11 -w -O3 -shared -fPIC -ffp-contract=off -fno-trapping-math -fno-math-errno "
            "-fno-strict-aliasing%s%s%s",

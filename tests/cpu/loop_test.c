@@ -31,7 +31,10 @@ static void one_program(uint64_t seed) {
   zg_sched_add_kernel(p.s, &k, sizeof p.d);
   const size_t n_bufs = p.s->bufs.n;
   contents in = contents_new(p.s);
-  for (size_t i = 1; i < n_bufs; i++) fill_random(&p.r, &p.s->bufs.at[i], in.at[i], zg_dtype_is_float(p.s->bufs.at[i].dtype) ? -2 : 0, zg_dtype_is_float(p.s->bufs.at[i].dtype) ? 2 : 9);
+  for (size_t i = 1; i < n_bufs; i++) {
+    const bool f = zg_dtype_is_float(p.s->bufs.at[i].dtype);
+    fill_random(&p.r, &p.s->bufs.at[i], in.at[i], f ? -2 : 0, f ? 2 : 9);
+  }
   const zg_rand_state r = {{3, 4}, 5};
   contents want = contents_copy(p.s, in), one = contents_copy(p.s, in);
   zg_loop_reference(&k, want.at, r);
@@ -102,7 +105,8 @@ static void run_text(const char *text, uint32_t n_args, uint32_t vectors, uint32
   must(run_on_cpu(s, 2, c, (zg_rand_state){0}));
   for (int64_t i = 0; i < (int64_t)s->bufs.at[1].bytes / 4; i++) {
     const double g = zg_get_f64(ZG_F32, c.at[1], i), w = zg_get_f64(ZG_F32, want.at[1], i);
-    ck_assert_msg(g == w || (isnan(g) && isnan(w)) || fabs(g - w) <= tol * (1 + fabs(w)), "%s: element %lld: %.9g, want %.9g", text, (long long)i, g, w);
+    ck_assert_msg(g == w || (isnan(g) && isnan(w)) || fabs(g - w) <= tol * (1 + fabs(w)), "%s: element %lld: %.9g, want %.9g", text,
+                  (long long)i, g, w);
   }
   memcpy(given, c.at[1], ZG_MIN(sizeof given, s->bufs.at[1].bytes));
   contents_free(c);
