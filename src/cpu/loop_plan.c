@@ -54,26 +54,11 @@ static int64_t product(const int64_t *dim, uint32_t from, uint32_t to) {
 }
 
 // ---- levels -------------------------------------------------------------------------------------------------------
-static uint32_t operands(const zg_inst *in, uint32_t ops[3]) {
-  ops[0] = in->a, ops[1] = in->b, ops[2] = in->c;
-  switch ((zg_inst_kind)in->kind) {
-    case ZG_I_LOAD:
-    case ZG_I_CONST:
-    case ZG_I_INDEX: return 0;
-    case ZG_I_RANDOM:
-    case ZG_I_CAST:
-    case ZG_I_REDUCE:
-    case ZG_I_STORE: return 1;
-    case ZG_I_MAP: return (uint32_t)zg_scalar_arity((zg_scalar)in->scalar);
-  }
-  return 0;
-}
-
 static void find_levels(plan *b) {
   for (uint32_t i = 0; i < b->d.n_inst; i++) {
     const zg_inst *in = &b->d.inst[i];
     uint32_t ops[3];
-    const uint32_t n = operands(in, ops);
+    const uint32_t n = zg_inst_operands(in, ops);
     bool row = true, uniform = true;
     for (uint32_t k = 0; k < n; k++) row &= b->level[ops[k]] == ZG_LEVEL_ROW, uniform &= b->uniform[ops[k]];
     const int64_t *stride = in->kind == ZG_I_LOAD ? b->k->args[in->a].stride : in->kind == ZG_I_INDEX ? b->d.index[in->a] : NULL;
@@ -228,7 +213,7 @@ static void choose_kept(plan *b) {
   for (uint32_t i = 0; i < b->d.n_inst; i++) {
     const zg_inst *in = &b->d.inst[i];
     b->cost[i] = b->level[i] == ZG_LEVEL_ELEM ? own_cost(in) : 0;
-    for (uint32_t n = operands(in, ops); n-- > 0;) b->cost[i] = ZG_MIN(b->cost[i] + b->cost[ops[n]], 1000);
+    for (uint32_t n = zg_inst_operands(in, ops); n-- > 0;) b->cost[i] = ZG_MIN(b->cost[i] + b->cost[ops[n]], 1000);
   }
   bool overwritten = false;
   for (uint32_t i = b->d.n_inst; i-- > 0;) {
@@ -241,7 +226,7 @@ static void choose_kept(plan *b) {
       b->keep[i] = must || (b->cost[i] > CHEAP && fits);
     }
     const uint32_t need = b->keep[i] ? b->phase[i] : ZG_MAX(b->last_need[i], b->phase[i]);
-    for (uint32_t n = operands(in, ops); n-- > 0;) b->last_need[ops[n]] = ZG_MAX(b->last_need[ops[n]], need);
+    for (uint32_t n = zg_inst_operands(in, ops); n-- > 0;) b->last_need[ops[n]] = ZG_MAX(b->last_need[ops[n]], need);
   }
   if (overwritten) b->p->splits = 1;
 }
@@ -368,7 +353,7 @@ static void mark_needed(plan *b, uint32_t q) {
     if (elem && root && b->phase[i] == q) b->needed[i] = true;
     if (!b->needed[i]) continue;
     uint32_t ops[3];
-    for (uint32_t n = operands(in, ops); n-- > 0;) {
+    for (uint32_t n = zg_inst_operands(in, ops); n-- > 0;) {
       const bool there = b->slot[ops[n]] != NONE && (b->p->single || (b->keep[ops[n]] && b->phase[ops[n]] < q));
       if (b->level[ops[n]] == ZG_LEVEL_ELEM && !there) b->needed[ops[n]] = true;
     }

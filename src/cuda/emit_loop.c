@@ -309,7 +309,7 @@ static void elem_row_needs(const zg__space *s, const bool *need, bool *want) {
   memset(want, 0, s->d->n_inst);
   for (uint32_t i = s->d->n_inst; i-- > 0;) {
     uint32_t ops[3];
-    const uint32_t n = zg__space_operands(&s->d->inst[i], ops);
+    const uint32_t n = zg_inst_operands(&s->d->inst[i], ops);
     if (!need[i] && !want[i]) continue;
     for (uint32_t o = 0; o < n; o++)
       if (!zg__space_elem(s, &s->d->inst[ops[o]])) want[ops[o]] = true;

@@ -67,7 +67,7 @@ static void put_value(const zg__space *s, zg_str *out, uint32_t i, bool vector) 
   const zg_inst *in = &s->d->inst[i];
   char a[16], b[16], c[16];
   uint32_t ops[3];
-  const uint32_t n = zg__space_operands(in, ops);
+  const uint32_t n = zg_inst_operands(in, ops);
   const char *names[3] = {n > 0 ? operand(s, ops[0], a) : "", n > 1 ? operand(s, ops[1], b) : "",
                           n > 2 ? operand(s, ops[2], c) : ""};
   switch ((zg_inst_kind)in->kind) {

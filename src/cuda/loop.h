@@ -23,7 +23,6 @@ typedef struct {
 
 void zg__space_init(zg__space *s, const zg_kernel *k);
 void zg__space_fini(zg__space *s);
-uint32_t zg__space_operands(const zg_inst *in, uint32_t ops[3]);  // instruction numbers that `in` reads
 bool zg__space_elem(const zg__space *s, const zg_inst *in);       // is it computed once per element?
 // Does argument `arg` step by one along the last dim, with addresses that vectors of `vec` elements suit?
 bool zg__space_vector(const zg__space *s, uint32_t arg, uint32_t vec);

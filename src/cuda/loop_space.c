@@ -2,21 +2,6 @@
 // 16-byte accesses.
 #include "cuda/loop.h"
 
-uint32_t zg__space_operands(const zg_inst *in, uint32_t ops[3]) {
-  ops[0] = in->a, ops[1] = in->b, ops[2] = in->c;
-  switch ((zg_inst_kind)in->kind) {
-    case ZG_I_LOAD:
-    case ZG_I_CONST:
-    case ZG_I_INDEX: return 0;
-    case ZG_I_RANDOM:
-    case ZG_I_CAST:
-    case ZG_I_REDUCE:
-    case ZG_I_STORE: return 1;
-    case ZG_I_MAP: return (uint32_t)zg_scalar_arity((zg_scalar)in->scalar);
-  }
-  return 0;
-}
-
 bool zg__space_elem(const zg__space *s, const zg_inst *in) {
   return in->kind != ZG_I_REDUCE && (s->flat || in->level == ZG_LEVEL_ELEM);
 }
@@ -26,7 +11,7 @@ static void mark_used(zg__space *s) {
     const zg_inst *in = &s->d->inst[i];
     if (in->kind == ZG_I_STORE) s->used[i] = true;
     uint32_t ops[3];
-    const uint32_t n = zg__space_operands(in, ops);
+    const uint32_t n = zg_inst_operands(in, ops);
     for (uint32_t o = 0; o < n && s->used[i]; o++) s->used[ops[o]] = true;
   }
 }
@@ -42,7 +27,7 @@ uint32_t zg__space_need(const zg__space *s, uint32_t p, bool *need) {
     need[i] |= root;
     if (!need[i]) continue;
     uint32_t ops[3];
-    const uint32_t n = zg__space_operands(in, ops);
+    const uint32_t n = zg_inst_operands(in, ops);
     for (uint32_t o = 0; o < n; o++)
       if (zg__space_elem(s, &s->d->inst[ops[o]])) need[ops[o]] = true;
   }

@@ -10,7 +10,8 @@
 static const char *const cls_name[] = {"f32", "f64", "int"};
 static const char *const red_name[] = {"sum", "max", "min", "prod"};
 
-static uint32_t n_operands(const zg_inst *i) {
+uint32_t zg_inst_operands(const zg_inst *i, uint32_t ops[3]) {
+  ops[0] = i->a, ops[1] = i->b, ops[2] = i->c;
   switch ((zg_inst_kind)i->kind) {
     case ZG_I_LOAD:
     case ZG_I_CONST:
@@ -28,7 +29,8 @@ uint32_t zg_loop_phases(const zg_loop_desc *d, uint32_t *phase) {
   uint32_t last = 0;
   for (uint32_t i = 0; i < d->n_inst; i++) {
     const zg_inst *in = &d->inst[i];
-    const uint32_t ops[3] = {in->a, in->b, in->c}, n = n_operands(in);
+    uint32_t ops[3];
+    const uint32_t n = zg_inst_operands(in, ops);
     phase[i] = 0;
     for (uint32_t k = 0; k < n; k++) {
       const uint32_t at = phase[ops[k]] + (d->inst[ops[k]].kind == ZG_I_REDUCE);
@@ -46,7 +48,8 @@ static void print_flags(const zg_inst *in, zg_str *out) {
 }
 
 static void print_op(const zg_loop_desc *d, const zg_inst *in, zg_str *out) {
-  const uint32_t ops[3] = {in->a, in->b, in->c};
+  uint32_t ops[3];
+  const uint32_t n = zg_inst_operands(in, ops);
   switch ((zg_inst_kind)in->kind) {
     case ZG_I_LOAD: zg_str_add(out, "load %u", in->a); break;
     case ZG_I_CONST: zg_str_add(out, "const %.17g", in->imm); break;
@@ -58,7 +61,7 @@ static void print_op(const zg_loop_desc *d, const zg_inst *in, zg_str *out) {
     case ZG_I_MAP:
       zg_str_add(out, "%s", zg_scalar_name((zg_scalar)in->scalar));
       if (in->in_cls != in->cls) zg_str_add(out, ":%s", cls_name[in->in_cls]);
-      for (uint32_t k = 0; k < n_operands(in); k++) zg_str_add(out, " %u", ops[k]);
+      for (uint32_t k = 0; k < n; k++) zg_str_add(out, " %u", ops[k]);
       break;
     case ZG_I_CAST:
       zg_str_add(out, "cast:%s %s %u", cls_name[in->in_cls], zg_dtype_name((zg_dtype)in->to), in->a);
@@ -315,8 +318,9 @@ static zg_cls want_cls(const zg_inst *in, uint32_t operand) {
 static zg_status verify_operands(const zg_kernel *k, uint32_t i) {
   const zg_loop_desc *d = k->desc;
   const zg_inst *in = &d->inst[i];
-  const uint32_t ops[3] = {in->a, in->b, in->c};
-  for (uint32_t n = 0; n < n_operands(in); n++) {
+  uint32_t ops[3];
+  const uint32_t n_ops = zg_inst_operands(in, ops);
+  for (uint32_t n = 0; n < n_ops; n++) {
     if (ops[n] >= i || d->inst[ops[n]].kind == ZG_I_STORE)
       return zg_error(ZG_INTERNAL, "%s: instruction %u reads %u, which defines nothing before it", k->label, i, ops[n]);
     const zg_inst *from = &d->inst[ops[n]];

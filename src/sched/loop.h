@@ -51,6 +51,8 @@ typedef struct {
   const int64_t (*index)[ZG_MAX_RANK];   // coefficient rows of INDEX instructions
 } zg_loop_desc;
 
+// The instructions whose values `in` reads: fills the first of ops, returns how many.
+uint32_t zg_inst_operands(const zg_inst *in, uint32_t ops[3]);
 // Structure shared by the executors: for each instruction the phase (number of reductions in sequence before it, row form).
 // n phases = 1 + largest. `phase` has n_inst entries.
 uint32_t zg_loop_phases(const zg_loop_desc *d, uint32_t *phase);

@@ -60,8 +60,8 @@ static bool reads_after(const zg_loop_desc *d, const uint32_t *phase, uint32_t i
   bool from[MAX_INST];
   for (uint32_t i = 0; i < d->n_inst; i++) {
     const zg_inst *x = &d->inst[i];
-    const uint32_t ops[3] = {x->a, x->b, x->c};
-    const uint32_t n = x->kind == ZG_I_MAP ? (uint32_t)zg_scalar_arity((zg_scalar)x->scalar) : x->kind == ZG_I_LOAD || x->kind == ZG_I_CONST || x->kind == ZG_I_INDEX ? 0 : 1;
+    uint32_t ops[3];
+    const uint32_t n = zg_inst_operands(x, ops);
     from[i] = x->kind == ZG_I_LOAD && x->a == in;
     for (uint32_t k = 0; k < n; k++) from[i] = from[i] || (from[ops[k]] && d->inst[ops[k]].kind != ZG_I_REDUCE);
     if ((x->kind == ZG_I_REDUCE || x->kind == ZG_I_STORE) && from[i] && phase[i] > last) return true;
