@@ -4,7 +4,7 @@
 
 typedef struct {
   const cpu_call *c;
-  spatial s;
+  zg_spatial s;
   int64_t n, ch, o, cg, og;      // batch, channels, outputs, channels and outputs per group
   uint32_t iy, ix, iw;           // arguments
 } job;
@@ -41,7 +41,7 @@ uint64_t cpu_conv_scratch(const zg_kernel *k) { return 3 * zg_round_up(largest_p
   }                                                                                                  \
   static void forward_##T(void *arg, int64_t chunk, int thread) {                                    \
     const job *j = arg;                                                                              \
-    const spatial *s = &j->s;                                                                        \
+    const zg_spatial *s = &j->s;                                                                     \
     const int64_t b = chunk / j->o, f = chunk % j->o;                                                \
     T *room[3], bias = 0;                                                                            \
     rooms_##T(j, thread, room);                                                                      \
@@ -59,7 +59,7 @@ uint64_t cpu_conv_scratch(const zg_kernel *k) { return 3 * zg_round_up(largest_p
   }                                                                                                  \
   static void grad_x_##T(void *arg, int64_t chunk, int thread) {                                     \
     const job *j = arg;                                                                              \
-    const spatial *s = &j->s;                                                                        \
+    const zg_spatial *s = &j->s;                                                                     \
     const int64_t b = chunk / j->ch, c = chunk % j->ch, g = c / j->cg;                               \
     T *room[3];                                                                                      \
     rooms_##T(j, thread, room);                                                                      \
@@ -76,7 +76,7 @@ uint64_t cpu_conv_scratch(const zg_kernel *k) { return 3 * zg_round_up(largest_p
   }                                                                                                  \
   static void grad_w_##T(void *arg, int64_t chunk, int thread) {                                     \
     const job *j = arg;                                                                              \
-    const spatial *s = &j->s;                                                                        \
+    const zg_spatial *s = &j->s;                                                                     \
     const int64_t f = chunk / j->cg, c = f / j->og * j->cg + chunk % j->cg;                          \
     T *room[3];                                                                                      \
     rooms_##T(j, thread, room);                                                                      \
@@ -106,7 +106,7 @@ void cpu_conv(const cpu_call *c) {
   const bool gx = c->k->kind == ZG_K_CONV_GRAD_X, gw = c->k->kind == ZG_K_CONV_GRAD_W;
   job j = {.c = c, .iy = gx ? 1 : gw ? 2 : 0, .ix = gx ? 0 : 1, .iw = gw ? 0 : 2};
   const zg_view *y = &c->k->args[j.iy], *x = &c->k->args[j.ix], *w = &c->k->args[j.iw];
-  j.s = spatial_make(d->spatial, x->dim + 2, y->dim + 2, w->dim + 2, d->stride, d->pad_begin, d->pad_end, d->dilation);
+  j.s = zg_spatial_make(d->spatial, x->dim + 2, y->dim + 2, w->dim + 2, d->stride, d->pad_begin, d->pad_end, d->dilation);
   j.n = x->dim[0], j.ch = x->dim[1], j.o = w->dim[0], j.cg = w->dim[1], j.og = j.o / ZG_MAX(d->group, 1);
   const bool wide = y->dtype == ZG_F64;
   if (gx) zg_pool_run(c->pool, j.n * j.ch, wide ? grad_x_double : grad_x_float, &j);

@@ -5,7 +5,7 @@
 
 typedef struct {
   const cpu_call *c;
-  spatial s;
+  zg_spatial s;
   int64_t kind;
   uint32_t ix, iy;               // arguments: the input x, and y or dy
 } job;
@@ -15,7 +15,7 @@ static job make_job(const cpu_call *c) {
   const bool grad = c->k->kind == ZG_K_POOL_GRAD;
   job j = {.c = c, .kind = d->kind, .ix = 1, .iy = grad ? 2 : 0};
   const zg_view *x = &c->k->args[j.ix], *y = &c->k->args[j.iy];
-  j.s = spatial_make(d->spatial, x->dim + 2, y->dim + 2, d->kernel, d->stride, d->pad_begin, d->pad_end, d->dilation);
+  j.s = zg_spatial_make(d->spatial, x->dim + 2, y->dim + 2, d->kernel, d->stride, d->pad_begin, d->pad_end, d->dilation);
   return j;
 }
 
@@ -38,7 +38,7 @@ static void write_plane(const job *j, int64_t plane, int64_t n, const double *fr
 // Sums ones over the windows: how many places count in the divisor of each output. AVG: places inside the input. AVG_PAD: also those
 // in the padding, which is an input that is larger by it.
 static void count_windows(const job *j, double *count) {
-  spatial s = j->s;
+  zg_spatial s = j->s;
   if (j->kind == ZG_POOL_AVG_PAD)
     for (int i = 0; i < 3; i++) s.in[i] += s.pad[i] + s.pad_end[i], s.pad[i] = 0;
   memset(count, 0, sizeof *count * (size_t)s.n_out);
@@ -49,7 +49,7 @@ static void count_windows(const job *j, double *count) {
 }
 
 // best[o] = place of the largest element of window o, -1 for an empty window; value[o] = that element.
-static void window_max(const spatial *s, const double *xp, double *value, int64_t *best) {
+static void window_max(const zg_spatial *s, const double *xp, double *value, int64_t *best) {
   for (int64_t i = 0; i < s->n_out; i++) value[i] = -INFINITY, best[i] = -1;
   for (int64_t k = 0; k < s->n_ker; k++) SPATIAL_RUNS(s, k, for (int64_t i = 0; i < n; i++) {
     const double v = xp[x + i * sx];
@@ -63,7 +63,7 @@ static void window_max(const spatial *s, const double *xp, double *value, int64_
 
 static void run(void *arg, int64_t plane, int thread) {
   const job *j = arg;
-  const spatial *s = &j->s;
+  const zg_spatial *s = &j->s;
   const bool grad = j->c->k->kind == ZG_K_POOL_GRAD;
   const uint64_t in = zg_round_up((uint64_t)s->n_in * 8, 64), out = zg_round_up((uint64_t)s->n_out * 8, 64);
   uint8_t *room = j->c->scratch[thread];

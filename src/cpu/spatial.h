@@ -1,25 +1,10 @@
-// Geometry of convolution and pooling windows, any rank brought to three dims (leading ones added in front).
+// The runs of places that a window's taps visit.
 #pragma once
 #include "cpu/cpu.h"
-
-typedef struct { int64_t in[3], out[3], ker[3], stride[3], pad[3], pad_end[3], dil[3], n_in, n_out, n_ker; } spatial;
-
-static inline spatial spatial_make(int64_t n, const int64_t *in, const int64_t *out, const int64_t *ker, const int64_t *stride,
-                                   const int64_t *pad, const int64_t *pad_end, const int64_t *dil) {
-  spatial s = {.n_in = 1, .n_out = 1, .n_ker = 1};
-  for (int64_t i = 0; i < 3; i++) {
-    const int64_t j = i - (3 - n);
-    const bool real = j >= 0;
-    s.in[i] = real ? in[j] : 1, s.out[i] = real ? out[j] : 1, s.ker[i] = real ? ker[j] : 1;
-    s.stride[i] = real ? stride[j] : 1, s.dil[i] = real ? dil[j] : 1;
-    s.pad[i] = real ? pad[j] : 0, s.pad_end[i] = real ? pad_end[j] : 0;
-    s.n_in *= s.in[i], s.n_out *= s.out[i], s.n_ker *= s.ker[i];
-  }
-  return s;
-}
+#include "sched/spatial.h"
 
 // Output places o in [*lo, *hi) of dim d whose tap k lies inside the input; the tap of o is at o * stride + *shift.
-static inline void spatial_range(const spatial *s, int d, int64_t k, int64_t *lo, int64_t *hi, int64_t *shift) {
+static inline void spatial_range(const zg_spatial *s, int d, int64_t k, int64_t *lo, int64_t *hi, int64_t *shift) {
   const int64_t st = s->stride[d], off = k * s->dil[d] - s->pad[d];
   *shift = off;
   *lo = off >= 0 ? 0 : (-off + st - 1) / st;

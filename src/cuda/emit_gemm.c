@@ -22,7 +22,7 @@ struct gemm {
   void (*put_store)(const gemm *g,
                     zg_str *out);  // statement that stores x as the result at [m, n] of batch b
   bool a_along_k, b_along_k;       // neighbouring k are neighbours in memory: how threads share the loads
-  zg__spatial s;
+  zg_spatial s;
 };
 
 static void put_tile_load(const gemm *g, zg_str *out, bool is_a) {
@@ -339,7 +339,7 @@ zg_status zg__emit_conv(const zg_kernel *k, const zg__target *t, zg__code *out) 
   const uint32_t iw = k->kind == ZG_K_CONV_GRAD_W ? 0 : 2;
   gemm g = {
       .k = k, .batch = ZG_MAX(d->group, 1), .dtype = k->args[0].dtype, .cls = zg_cls_of(k->args[0].dtype)};
-  g.s = zg__spatial_make(d->spatial, k->args[ix].dim + 2, k->args[iy].dim + 2, k->args[iw].dim + 2, d->stride,
+  g.s = zg_spatial_make(d->spatial, k->args[ix].dim + 2, k->args[iy].dim + 2, k->args[iw].dim + 2, d->stride,
                          d->pad_begin, d->pad_end, d->dilation);
   const channels c = channels_of(&g);
   if (k->kind == ZG_K_CONV) {

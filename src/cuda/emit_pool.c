@@ -9,7 +9,7 @@ static const char *better(void) { return "(v > best || (v != v && best == best))
 
 // Declares `first`, the flat input place of the first of the largest elements of the window at output place p
 // (-1: none), and `best`.
-static void put_window_max(const zg__spatial *s, zg_str *out, zg_dtype t, const char *x) {
+static void put_window_max(const zg_spatial *s, zg_str *out, zg_dtype t, const char *x) {
   const char *type = zg__cls_type(zg_cls_of(t));
   zg_str_add(out, "zg_i64 first = -1;\n%s best = 0;\nfor (zg_i64 q = 0; q < %lldll; q++) {\n", type,
              (long long)s->n_ker);
@@ -20,7 +20,7 @@ static void put_window_max(const zg__spatial *s, zg_str *out, zg_dtype t, const 
 }
 
 // Declares `count`, the divisor of an average.
-static void put_count(const zg__spatial *s, zg_str *out, int64_t kind) {
+static void put_count(const zg_spatial *s, zg_str *out, int64_t kind) {
   zg_str_add(out, "int count = 0;\nfor (zg_i64 q = 0; q < %lldll; q++) {\n", (long long)s->n_ker);
   zg__spatial_put_tap(s, out, "p", "q");
   if (kind == ZG_POOL_AVG_PAD) {
@@ -35,7 +35,7 @@ static void put_count(const zg__spatial *s, zg_str *out, int64_t kind) {
   zg_str_add(out, "if (count < 1) count = 1;\n");
 }
 
-static void put_pool(const zg_kernel *k, const zg__spatial *s, zg_str *out) {
+static void put_pool(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
   const zg_pool_desc *d = k->desc;
   const zg_dtype t = k->args[1].dtype;
   const char *type = zg__cls_type(zg_cls_of(t));
@@ -59,7 +59,7 @@ static void put_pool(const zg_kernel *k, const zg__spatial *s, zg_str *out) {
   zg_str_add(out, ";\n");
 }
 
-static void put_pool_grad(const zg_kernel *k, const zg__spatial *s, zg_str *out) {
+static void put_pool_grad(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
   const zg_pool_desc *d = k->desc;
   const char *type = zg__cls_type(zg_cls_of(k->args[0].dtype));
   zg_str_add(out, "const zg_i64 plane = e / %lldll, t = e %% %lldll;\n%s sum = 0;\n", (long long)s->n_in,
@@ -82,7 +82,7 @@ zg_status zg__emit_pool(const zg_kernel *k, zg__code *out) {
   const zg_pool_desc *d = k->desc;
   const bool grad = k->kind == ZG_K_POOL_GRAD;
   const zg_view *x = &k->args[1], *y = &k->args[grad ? 2 : 0];
-  const zg__spatial s = zg__spatial_make(d->spatial, x->dim + 2, y->dim + 2, d->kernel, d->stride,
+  const zg_spatial s = zg_spatial_make(d->spatial, x->dim + 2, y->dim + 2, d->kernel, d->stride,
                                          d->pad_begin, d->pad_end, d->dilation);
   const int64_t n = zg_view_elems(&k->args[0]);
   zg__draft f = {0};

@@ -1,21 +1,6 @@
 // Window geometry as text.
 #include "cuda/spatial.h"
 
-zg__spatial zg__spatial_make(int64_t n, const int64_t *in, const int64_t *out, const int64_t *ker,
-                             const int64_t *stride, const int64_t *pad, const int64_t *pad_end,
-                             const int64_t *dil) {
-  zg__spatial s = {.n_in = 1, .n_out = 1, .n_ker = 1};
-  for (int64_t i = 0; i < 3; i++) {
-    const int64_t j = i - (3 - n);
-    const bool real = j >= 0;
-    s.in[i] = real ? in[j] : 1, s.out[i] = real ? out[j] : 1, s.ker[i] = real ? ker[j] : 1;
-    s.stride[i] = real ? stride[j] : 1, s.dil[i] = real ? dil[j] : 1;
-    s.pad[i] = real ? pad[j] : 0, s.pad_end[i] = real ? pad_end[j] : 0;
-    s.n_in *= s.in[i], s.n_out *= s.out[i], s.n_ker *= s.ker[i];
-  }
-  return s;
-}
-
 // "p / 12ll % 4ll": coordinate d of flat place p.
 static void put_coord(zg_str *out, const char *p, const int64_t dim[3], int d) {
   int64_t block = 1;
@@ -25,7 +10,7 @@ static void put_coord(zg_str *out, const char *p, const int64_t dim[3], int d) {
   if (d > 0) zg_str_add(out, " %% %lldll", (long long)dim[d]);
 }
 
-void zg__spatial_put_tap(const zg__spatial *s, zg_str *out, const char *p, const char *q) {
+void zg__spatial_put_tap(const zg_spatial *s, zg_str *out, const char *p, const char *q) {
   for (int d = 0; d < 3; d++) {
     zg_str_add(out, "const zg_i64 x%d = ", d);
     put_coord(out, p, s->out, d);
@@ -40,7 +25,7 @@ void zg__spatial_put_tap(const zg__spatial *s, zg_str *out, const char *p, const
              (long long)s->in[2]);
 }
 
-void zg__spatial_put_window(const zg__spatial *s, zg_str *out, const char *t, const char *q) {
+void zg__spatial_put_window(const zg_spatial *s, zg_str *out, const char *t, const char *q) {
   for (int d = 0; d < 3; d++) {
     zg_str_add(out, "const zg_i64 y%d = ", d);
     put_coord(out, t, s->in, d);
