@@ -1,6 +1,5 @@
 // The CPU device: one arena per space, kernels prepared once, each run to its end before the call returns.
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -200,18 +199,15 @@ static void cpu_program_free(zg_program *prog) {
   zg_free(p);
 }
 
-// The disk space: a file without a name, mapped, so that its pages go to disk and come back as the system sees fit, and are gone
-// with the process.
+// The disk space: a file, mapped, so that its pages go to disk and come back as the system sees fit.
 static zg_status map_disk(const char *folder, uint64_t bytes, void **out) {
-  if (!folder) return zg_error(ZG_INVALID, "tensors are to rest on disk, but no folder is given: set nvme_path");
-  ZG_TRY(zg_dir_make(folder));
-  int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (fd < 0) return zg_error(ZG_IO, "%s: cannot make a file for offloaded tensors: %s", folder, strerror(errno));
-  const int full = posix_fallocate(fd, 0, (off_t)bytes);   // a full disk is told now, not by a signal in the middle of a step
-  void *at = full ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  const int why = full ? full : errno;
+  int fd = -1;
+  ZG_TRY(zg_disk_open(folder, bytes, &fd));
+  void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  const int why = errno;
   close(fd);
-  if (at == MAP_FAILED) return zg_error(ZG_IO, "%s: no %llu bytes for offloaded tensors: %s", folder, (unsigned long long)bytes, strerror(why));
+  if (at == MAP_FAILED)
+    return zg_error(ZG_IO, "%s: cannot map %llu bytes of offloaded tensors: %s", folder, (unsigned long long)bytes, strerror(why));
   *out = at;
   return NULL;
 }
@@ -351,23 +347,14 @@ void zg_cpu_compiled(const zg_program *prog, uint32_t *out_compiled, uint32_t *o
   }
 }
 
-static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
-  if (buf == 0 || buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
-  const zg_buf *b = &p->sched->bufs.at[buf];
-  if (at > b->bytes || n > b->bytes - at)
-    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
-                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
-  return NULL;
-}
-
 static zg_status cpu_write(zg_program *prog, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
-  ZG_TRY(check_range(prog, buf, at, n));
+  ZG_TRY(zg_program_check_range(prog, buf, at, n));
   if (n) memcpy((uint8_t *)((cpu_program *)prog)->buf[buf] + at, src, n);
   return NULL;
 }
 
 static zg_status cpu_read(zg_program *prog, uint32_t buf, uint64_t at, void *dst, uint64_t n) {
-  ZG_TRY(check_range(prog, buf, at, n));
+  ZG_TRY(zg_program_check_range(prog, buf, at, n));
   if (n) memcpy(dst, (uint8_t *)((cpu_program *)prog)->buf[buf] + at, n);
   return NULL;
 }

@@ -2,8 +2,6 @@
 //   memory   device space: one allocation, beside it a few hundred bytes for the random state, the error record and the progress of the
 //            collectives. Host space: one pinned allocation. Disk space: a file without a name, gone with the process
 //   kernels  emitted and compiled here, launched with parameter buffers that are filled here
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -162,17 +160,7 @@ static zg_status check_room(const zg_sched *s) {
 
 static zg_status open_disk(zg__cuda_program *p) {
   const zg_sched *s = p->base.sched;
-  const uint64_t bytes = s->arena_bytes[ZG_SPACE_DISK];
-  if (!s->disk_path)
-    return zg_error(ZG_INVALID, "tensors are to rest on disk, but no folder is given: set nvme_path");
-  ZG_TRY(zg_dir_make(s->disk_path));
-  p->disk = open(s->disk_path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (p->disk < 0)
-    return zg_error(ZG_IO, "%s: cannot make a file for offloaded tensors: %s", s->disk_path, strerror(errno));
-  const int full = posix_fallocate(p->disk, 0, (off_t)bytes);
-  if (full)
-    return zg_error(ZG_IO, "%s: no %llu bytes for offloaded tensors: %s", s->disk_path, (unsigned long long)bytes,
-                    strerror(full));
+  ZG_TRY(zg_disk_open(s->disk_path, s->arena_bytes[ZG_SPACE_DISK], &p->disk));
   p->jobs = ZG_NEW_N(&p->mem, zg__disk_job *, s->steps.n + 1);
   for (int i = 0; i < ZG_N_STREAMS; i++)
     ZG_TRY(ZG_CUDA(cuMemHostAlloc, (void **)&p->bounce[i], ZG__STAGE_BYTES, 0));

@@ -71,27 +71,22 @@ zg_status zg__cuda_put(zg__cuda_program *p, zg_cu_ptr to, const void *src, uint6
   return NULL;
 }
 
-static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
-  if (buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
-  const zg_buf *b = &p->sched->bufs.at[buf];
-  if (at > b->bytes || n > b->bytes - at)
-    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
-                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
-  return NULL;
+// Between the disk space's file and memory; errno of what failed, or 0.
+static int move_bytes(int fd, bool write, uint64_t at, uint8_t *bytes, uint64_t n) {
+  for (uint64_t done = 0; done < n;) {
+    const ssize_t m = write ? pwrite(fd, bytes + done, n - done, (off_t)(at + done)) : pread(fd, bytes + done, n - done, (off_t)(at + done));
+    if (m < 0 && errno == EINTR) continue;
+    if (m <= 0) return m ? errno : EIO;
+    done += (uint64_t)m;
+  }
+  return 0;
 }
 
 // Host and disk spaces are the host's own to read and write once the device is done with them.
 static zg_status disk_bytes(zg__cuda_program *p, bool write, uint64_t at, uint8_t *bytes, uint64_t n) {
-  for (uint64_t done = 0; done < n;) {
-    const ssize_t m = write ? pwrite(p->disk, bytes + done, n - done, (off_t)(at + done))
-                            : pread(p->disk, bytes + done, n - done, (off_t)(at + done));
-    if (m < 0 && errno == EINTR) continue;
-    if (m <= 0)
-      return zg_error(ZG_IO, "%s: %s offloaded tensors: %s", p->base.sched->disk_path, write ? "writing" : "reading",
-                      m ? strerror(errno) : "the file is too short");
-    done += (uint64_t)m;
-  }
-  return NULL;
+  const int why = move_bytes(p->disk, write, at, bytes, n);
+  if (!why) return NULL;
+  return zg_error(ZG_IO, "%s: %s offloaded tensors: %s", p->base.sched->disk_path, write ? "writing" : "reading", strerror(why));
 }
 
 static zg_status write_locked(zg__cuda_program *p, const zg_buf *b, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
@@ -105,7 +100,7 @@ static zg_status write_locked(zg__cuda_program *p, const zg_buf *b, uint32_t buf
 
 zg_status zg__cuda_write(zg_program *base, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
   zg__cuda_program *p = zg__cuda_program_of(base);
-  ZG_TRY(check_range(base, buf, at, n));
+  ZG_TRY(zg_program_check_range(base, buf, at, n));
   pthread_mutex_lock(&p->lock);
   zg_status status = write_locked(p, &base->sched->bufs.at[buf], buf, at, src, n);
   pthread_mutex_unlock(&p->lock);
@@ -155,7 +150,7 @@ static zg_status read_locked(zg__cuda_program *p, const zg_buf *b, uint32_t buf,
 
 zg_status zg__cuda_read(zg_program *base, uint32_t buf, uint64_t at, void *dst, uint64_t n) {
   zg__cuda_program *p = zg__cuda_program_of(base);
-  ZG_TRY(check_range(base, buf, at, n));
+  ZG_TRY(zg_program_check_range(base, buf, at, n));
   pthread_mutex_lock(&p->lock);
   zg_status status = read_locked(p, &base->sched->bufs.at[buf], buf, at, dst, n);
   pthread_mutex_unlock(&p->lock);
@@ -195,7 +190,7 @@ static zg_status fetch_locked(zg__cuda_program *p, uint32_t buf, uint64_t at, ui
 
 zg_status zg__cuda_fetch(zg_program *base, uint32_t buf, uint64_t at, uint64_t n, uint32_t *out_ticket) {
   zg__cuda_program *p = zg__cuda_program_of(base);
-  ZG_TRY(check_range(base, buf, at, n));
+  ZG_TRY(zg_program_check_range(base, buf, at, n));
   if (n == 0 || n > ZG__FETCH_BYTES || base->sched->bufs.at[buf].space != ZG_SPACE_DEVICE)
     return zg_error(ZG_INTERNAL, "buffer \"%s\": %llu bytes of it cannot be fetched", base->sched->bufs.at[buf].name,
                     (unsigned long long)n);
@@ -223,17 +218,9 @@ zg_status zg__cuda_take(zg_program *base, uint32_t ticket, void *dst) {
 
 static void do_disk_job(void *arg) {
   const zg__disk_job *j = arg;
-  for (uint64_t done = 0; done < j->n;) {
-    const ssize_t m = j->write ? pwrite(j->fd, j->bounce + done, j->n - done, (off_t)(j->at + done))
-                               : pread(j->fd, j->bounce + done, j->n - done, (off_t)(j->at + done));
-    if (m < 0 && errno == EINTR) continue;
-    if (m <= 0) {
-      int none = 0;
-      atomic_compare_exchange_strong(j->failure, &none, m ? errno : EIO);
-      return;
-    }
-    done += (uint64_t)m;
-  }
+  int none = 0;
+  const int why = move_bytes(j->fd, j->write, j->at, j->bounce, j->n);
+  if (why) atomic_compare_exchange_strong(j->failure, &none, why);
 }
 
 // The pieces of a step's transfer, made when it first runs. A host function must not call the driver: it only moves file <-> bounce.

@@ -58,3 +58,9 @@ struct zg_device { const zg_device_vtable *vt; };
 typedef struct zg_streams zg_streams;                                // exec/exec.h: zg_exec_attach
 typedef struct zg_poison zg_poison;                                  // exec/exec.h: zg_exec_poison
 struct zg_program { zg_device *device; const zg_sched *sched; zg_streams *streams; zg_poison *poison; };
+
+// For devices. ZG_INTERNAL where the schedule has no buffer `buf`, or bytes [at, at + n) are not within it.
+zg_status zg_program_check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n);
+// A file of `bytes` bytes for the disk space, without a name, gone with the process; *out_fd is yours. ZG_INVALID without a folder, ZG_IO
+// where it cannot be made or the disk has no room.
+zg_status zg_disk_open(const char *folder, uint64_t bytes, int *out_fd);

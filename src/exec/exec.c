@@ -18,6 +18,15 @@ static zg_status copy_bytes(zg_program *p, uint32_t to, uint64_t to_at, uint32_t
   return NULL;
 }
 
+zg_status zg_program_check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
+  if (buf == 0 || buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
+  const zg_buf *b = &p->sched->bufs.at[buf];
+  if (at > b->bytes || n > b->bytes - at)
+    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
+                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
+  return NULL;
+}
+
 // a[a_at .. +n) <- b[b_at .. +n), n = 0: all of the smaller one.
 static zg_status run_copy(zg_program *p, const zg_step *s) {
   const zg_buf *a = &p->sched->bufs.at[s->a], *b = &p->sched->bufs.at[s->b];

@@ -40,22 +40,13 @@ static zg_status null_run_kernel(zg_program *p, uint32_t kernel, zg_rand_state r
   return NULL;
 }
 
-static zg_status check_range(const zg_program *p, uint32_t buf, uint64_t at, uint64_t n) {
-  if (buf >= p->sched->bufs.n) return zg_error(ZG_INTERNAL, "no buffer %u in the schedule", buf);
-  const zg_buf *b = &p->sched->bufs.at[buf];
-  if (at > b->bytes || n > b->bytes - at)
-    return zg_error(ZG_INTERNAL, "bytes %llu..%llu of buffer \"%s\", which has %llu", (unsigned long long)at,
-                    (unsigned long long)(at + n), b->name, (unsigned long long)b->bytes);
-  return NULL;
-}
-
 static zg_status null_write(zg_program *p, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
   (void)src;
-  return check_range(p, buf, at, n);
+  return zg_program_check_range(p, buf, at, n);
 }
 
 static zg_status null_read(zg_program *p, uint32_t buf, uint64_t at, void *dst, uint64_t n) {
-  ZG_TRY(check_range(p, buf, at, n));
+  ZG_TRY(zg_program_check_range(p, buf, at, n));
   memset(dst, 0, n);
   return NULL;
 }
