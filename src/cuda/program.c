@@ -224,7 +224,7 @@ static void look_at_segments(zg__cuda_program *p) {
     for (uint32_t i = s->segments.at[g].first; i < s->segments.at[g].first + s->segments.at[g].n; i++) {
       const zg_step *q = &s->steps.at[i];
       to->uses[q->stream] = true;
-      if (q->kind < ZG_STEP_GATHER || q->kind > ZG_STEP_BROADCAST) continue;
+      if (!zg_step_is_collective(q)) continue;
       to->mixed = to->mixed || (collectives >= 0 && collectives != q->stream);
       collectives = q->stream;
     }

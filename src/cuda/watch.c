@@ -35,16 +35,12 @@ static zg_status name_collective(zg__cuda_program *p, zg_status why) {
   const uint32_t step = last_begun(p);
   if (step == 0 || step > s->steps.n) return why;
   const zg_step *q = &s->steps.at[step - 1];
-  static const char *const names[ZG_N_STEP_KINDS] = {
-      [ZG_STEP_GATHER] = "all_gather", [ZG_STEP_REDUCE_SCATTER] = "reduce_scatter",
-      [ZG_STEP_ALL_REDUCE] = "all_reduce", [ZG_STEP_BROADCAST] = "broadcast"};
   const uint32_t buf = q->kind == ZG_STEP_REDUCE_SCATTER ? q->b : q->a;
-  return zg_status_prefix(why, "%s of \"%s\" (step %u) on rank %u of %u: ", names[q->kind] ? names[q->kind] : "step",
-                          s->bufs.at[buf].name, step - 1, s->rank, s->world);
+  return zg_status_prefix(why, "%s of \"%s\" (step %u) on rank %u of %u: ", zg_comm_kind_name(zg_comm_kind_of(q)), s->bufs.at[buf].name,
+                          step - 1, s->rank, s->world);
 }
 
 static zg_status look(zg__cuda_program *p, double since) {
-  if (!p->comm || p->comm->world < 2) return NULL;
   zg_status status = zg__collective_check(&p->groups);
   if (!status) status = zg_comm_check(p->comm);
   if (!status && zg_time_s() - since > patience_s())

@@ -8,6 +8,12 @@ const char *zg_comm_kind_name(zg_comm_kind k) {
   return k < ZG_N_COMM_KINDS ? names[k] : "?";
 }
 
+zg_comm_kind zg_comm_kind_of(const zg_step *s) {
+  return s->kind == ZG_STEP_GATHER           ? ZG_COMM_ALL_GATHER
+         : s->kind == ZG_STEP_REDUCE_SCATTER ? ZG_COMM_REDUCE_SCATTER
+         : s->kind == ZG_STEP_ALL_REDUCE     ? ZG_COMM_ALL_REDUCE : ZG_COMM_BROADCAST;
+}
+
 zg_status zg_comm_group_of(const zg_comm *c, uint32_t group, zg_comm_group *out) {
   const uint32_t size = group ? ZG_GROUP_SIZE(group) : c->world, stride = group ? ZG_GROUP_STRIDE(group) : 1;
   if (size == 0 || stride == 0 || c->world % ((uint64_t)size * stride) != 0)
@@ -139,7 +145,7 @@ uint64_t zg_comm_sequence_hash(const zg_sched *s) {
     h = zg_hash(seg->name, strlen(seg->name), h);
     for (uint32_t i = seg->first; i < seg->first + seg->n; i++) {
       const zg_step *p = &s->steps.at[i];
-      if (p->kind < ZG_STEP_GATHER || p->kind > ZG_STEP_BROADCAST) continue;
+      if (!zg_step_is_collective(p)) continue;
       const zg_buf *a = &s->bufs.at[p->a], *b = &s->bufs.at[p->b];
       const uint64_t words[] = {(uint64_t)p->kind, p->group, p->peer, (uint64_t)p->n, a->dtype, a->bytes, p->b ? b->bytes : 0};
       h = zg_hash(words, sizeof words, h);

@@ -99,6 +99,7 @@ void zg_comm_free(zg_comm *c);                                 // NULL ok
 uint64_t zg_comm_op_bytes(zg_comm_kind kind, zg_dtype t, uint64_t n, uint32_t group_size);
 uint64_t zg_comm_bytes_sent(const zg_comm *c);                 // of all kinds so far
 const char *zg_comm_kind_name(zg_comm_kind k);
+zg_comm_kind zg_comm_kind_of(const zg_step *s);                // of a step that is a collective
 
 // What must be the same on every rank before step 0. Compares over all ranks; ZG_INVALID names the first rank that differs from
 // rank 0, and in what. Collective.

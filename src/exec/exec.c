@@ -113,9 +113,7 @@ static zg_status run_collective(zg_program *p, const zg_step *s, zg_comm *comm) 
   if (!comm) comm = &alone;
   if (s->kind == ZG_STEP_GATHER || s->kind == ZG_STEP_REDUCE_SCATTER) ZG_TRY(set_parts(p, s, comm, &op));
   else ZG_TRY(set_whole(p, s, &op));
-  op.kind = s->kind == ZG_STEP_GATHER           ? ZG_COMM_ALL_GATHER
-            : s->kind == ZG_STEP_REDUCE_SCATTER ? ZG_COMM_REDUCE_SCATTER
-            : s->kind == ZG_STEP_ALL_REDUCE     ? ZG_COMM_ALL_REDUCE : ZG_COMM_BROADCAST;
+  op.kind = zg_comm_kind_of(s);
   if (!op.data && op.n) return NULL;   // the null device: executes nothing
   if (!vt->host_ptr)
     return zg_status_prefix(vt->collective(p, s, comm, &op), "%s of \"%s\" on rank %u of %u: ", zg_comm_kind_name(op.kind), op.what, comm->rank,

@@ -11,4 +11,3 @@ zg_status zg__poison_release(zg_program *p, uint32_t step);
 void zg__poison_free(zg_program *p);
 // Runs a segment of a program that has streams.
 zg_status zg__streams_run(zg_streams *st, const zg_segment *seg, zg_rand_state r, zg_exec_stats *stats);
-static inline bool zg__is_collective(const zg_step *s) { return s->kind >= ZG_STEP_GATHER && s->kind <= ZG_STEP_BROADCAST; }

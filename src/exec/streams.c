@@ -203,7 +203,7 @@ static zg_status check_step(const zg_sched *s, uint32_t i, const zg_comm *comm) 
   if (p->stream >= ZG_N_STREAMS) return zg_error(ZG_INVALID, "step %u is on stream %u, which does not exist", i, p->stream);
   if (p->kind == ZG_STEP_KERNEL && p->stream != ZG_STREAM_COMPUTE)
     return zg_error(ZG_INVALID, "step %u runs kernel \"%s\" off the compute stream", i, s->kernels.at[p->kernel].label);
-  if (!zg__is_collective(p)) return NULL;
+  if (!zg_step_is_collective(p)) return NULL;
   if (p->stream == ZG_STREAM_COPY) return zg_error(ZG_INVALID, "step %u is a collective on the copy stream: put it on the communication stream", i);
   zg_comm_group g;
   return comm ? zg_comm_group_of(comm, p->group, &g) : NULL;
@@ -220,7 +220,7 @@ static zg_status find_needs(zg_streams *st, const zg_segment *seg) {
       while (j > seg->first && !(s->steps.at[j - 1].kind == ZG_STEP_RECORD && s->steps.at[j - 1].event == p->event)) j--;
       if (j == seg->first) return zg_error(ZG_INVALID, "step %u of segment \"%s\" waits for event %u, which no step before it records", i, seg->name, p->event);
       st->needs[i] = (need){j - 1, s->steps.at[j - 1].stream, s->steps.at[j - 1].stream != p->stream};
-    } else if (zg__is_collective(p)) {
+    } else if (zg_step_is_collective(p)) {
       for (uint8_t t = 0; t < ZG_N_STREAMS; t++)
         if (t != p->stream && last_collective[t].any) st->needs[i] = last_collective[t];
       last_collective[p->stream] = (need){i, p->stream, true};

@@ -123,6 +123,7 @@ typedef struct {
   uint32_t peer;             // BROADCAST: member of the group that sends
   uint32_t group;            // collectives: 0 = all ranks, or ZG_GROUP
 } zg_step;
+static inline bool zg_step_is_collective(const zg_step *s) { return s->kind >= ZG_STEP_GATHER && s->kind <= ZG_STEP_BROADCAST; }
 // Groups of `size` ranks, `stride` apart: rank r is member r / stride % size. ZG_GROUP(g, 1) are g neighbours (one machine),
 // ZG_GROUP(world / g, g) those at the same place of each such block. size * stride divides the world; both below 65536.
 #define ZG_GROUP(size, stride) ((uint32_t)(size) | (uint32_t)(stride) << 16)

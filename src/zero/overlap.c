@@ -64,10 +64,7 @@ static double comm_time(const overlap *o, const zg_step *p) {
   return o->z->o.cost.comm_latency_s + bytes / o->z->o.cost.comm_bytes_per_s;
 }
 
-static bool is_collective(const zg_step *p) {
-  return p->kind >= ZG_STEP_GATHER && p->kind <= ZG_STEP_BROADCAST;
-}
-static bool goes_beside(const zg_step *p) { return is_collective(p) || p->kind == ZG_STEP_COPY; }
+static bool goes_beside(const zg_step *p) { return zg_step_is_collective(p) || p->kind == ZG_STEP_COPY; }
 static bool may_prefetch(const overlap *o, const zg_step *p) {
   return (p->kind == ZG_STEP_GATHER || p->kind == ZG_STEP_COPY) && !o->s->bufs.at[p->a].persistent;
 }
