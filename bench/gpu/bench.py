@@ -9,6 +9,7 @@ Needs Python with torch, torchvision, transformers, onnx, onnxscript, pyyaml and
 Exit status: 0 done, 1 something failed, 77 no GPU found.
 """
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -23,9 +24,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-# Dense bf16 TFLOP/s as the makers state them, by a part of the device's name.
-PEAKS = [("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("B200", 2250), ("GB200", 2500), ("A100", 312), ("L40S", 362), ("L40", 181), ("A10", 125),
-         ("RTX 5090", 210), ("RTX 4090", 165), ("RTX 3090", 71)]
+# Dense bf16 TFLOP/s as the makers state them, by whole words of the device's name: a GB200 is no B200, an A10G no A10.
+PEAKS = [("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("B200", 2250), ("GB200", 2500), ("A100", 312), ("L40S", 362),
+         ("L40", 181), ("A10", 125), ("RTX 5090", 210), ("RTX 4090", 165), ("RTX 3090", 71)]
 
 
 def say(text):
@@ -78,7 +79,7 @@ def test(zgraph):
 
 
 class Watch(threading.Thread):
-    """Most memory that a process and its children hold on the GPU, by nvidia-smi, MiB; NaN without it."""
+    """Most memory in use on the first GPU, by whomever, as nvidia-smi says, MiB; NaN without it."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -96,12 +97,14 @@ def run_zgraph(zgraph, stem, steps):
     with tempfile.TemporaryDirectory() as out:
         watch = Watch()
         watch.start()
-        p = run([zgraph, "train", "--config", stem + ".yaml", "--set", f"training.steps={steps}", "--set", "mixed_precision=bf16", "--out", out, "--quiet"])
+        p = run([zgraph, "train", "--config", stem + ".yaml", "--set", f"training.steps={steps}", "--set", "mixed_precision=bf16",
+                 "--out", out, "--quiet"])
         watch.stop.set()
         if p.returncode:
             say("zgraph failed: " + last_line(p))
             return None
-        rows = [json.loads(s) for s in open(os.path.join(out, "metrics.jsonl"))]
+        with open(os.path.join(out, "metrics.jsonl")) as f:
+            rows = [json.loads(s) for s in f]
     timed = [r for r in rows if "loss" in r]
     planned = [r["memory/planned_bytes"] for r in rows if "memory/planned_bytes" in r]
     warm = max(1, min(5, len(timed) - 1))
@@ -137,8 +140,8 @@ def run_llmc(a, name, batch):
         with open(os.path.join(d, "data.bin"), "wb") as f:
             f.write(head.tobytes() + tokens.tobytes())
         data = os.path.join(d, "data.bin")
-        p = run([program, "-e", "d12", "-i", data, "-j", data, "-b", str(batch), "-t", "1024", "-d", str(batch * 1024), "-x", str(a.steps), "-v", "0", "-s", "0"],
-                cwd=a.llmc)
+        p = run([program, "-e", "d12", "-i", data, "-j", data, "-b", str(batch), "-t", "1024", "-d", str(batch * 1024), "-x", str(a.steps),
+                 "-v", "0", "-s", "0"], cwd=a.llmc)
     speeds = [float(v) for v in re.findall(r"([0-9.]+) tok/s", p.stdout)]
     if p.returncode or not speeds:
         say("llm.c: " + last_line(p))
@@ -171,9 +174,13 @@ def rows_of(a, zgraph, name, folder, peak):
                number(r["used_mib"]), number(off, "{:.0e}")]
 
 
+def peak_of(gpu):
+    """TFLOP/s, 0 where it is not known."""
+    return next((v for words, v in PEAKS if re.search(rf"\b{words}\b", gpu)), 0)
+
+
 def table(a, zgraph, gpu, folder, out):
-    peak = next((v for part, v in PEAKS if part in gpu), math.nan)
-    peak = 0 if math.isnan(peak) else peak
+    peak = peak_of(gpu)
     print(f"{gpu}, bf16, peak {peak or 'unknown'} TFLOP/s, medians of {a.steps} steps\n", file=out)
     head = ["model", "trainer", "ms a step", "tokens or images/s", "TFLOP a step", "% of peak", "planned MiB", "used MiB", "loss differs by"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), file=out, flush=True)
@@ -208,8 +215,8 @@ def main():
         folder = os.path.abspath(a.folder) if a.folder else d
         os.makedirs(folder, exist_ok=True)
         sys.path.insert(0, HERE)
-        out = open(a.out, "w") if a.out else sys.stdout
-        failed = table(a, zgraph, gpu, folder, out)
+        with open(a.out, "w") if a.out else contextlib.nullcontext(sys.stdout) as out:
+            failed = table(a, zgraph, gpu, folder, out)
     say(f"{time.time() - began:.0f} s")
     return 1 if failed or not good else 0
 

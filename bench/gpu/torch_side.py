@@ -1,4 +1,7 @@
-"""One training run in PyTorch on a GPU (with --toy: on the CPU); prints a JSON line. usage: torch_side.py NAME eager|compile STEPS [--batch N] [--toy]"""
+"""One training run in PyTorch on a GPU (with --toy: on the CPU); prints a JSON line.
+
+usage: torch_side.py NAME eager|compile STEPS [--batch N] [--toy]
+"""
 import argparse
 import json
 import statistics
