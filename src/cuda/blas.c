@@ -76,8 +76,7 @@ static zg_status set_layout(zg_lt_layout *out, int type, const matrix *m, int64_
   return ZG_LT(cublasLtMatrixLayoutSetAttribute, *out, ZG_LT_LAYOUT_BATCH_OFFSET, &step, sizeof step);
 }
 
-// Largest power of two up to 256 that divides every address of an operand. Arenas are 256-byte aligned,
-// buffers ZG_BUF_ALIGN.
+// Largest power of two up to ZG_BUF_ALIGN that divides every address of an operand.
 static uint32_t alignment(const zg_kernel *k, uint32_t arg, const batch *b) {
   const uint64_t size = zg_dtype_bytes(k->args[arg].dtype);
   uint64_t all = ZG_BUF_ALIGN | (uint64_t)k->args[arg].offset * size;
@@ -156,6 +155,14 @@ static zg_status describe(const zg_kernel *k, const operands *o, const batch *b,
   return set_layout(&p->c, type_out, &o->c, count, b->stride[0][in]);
 }
 
+// The library says nothing of batches that are stepped through backwards (a slice with a negative step).
+static bool goes_back(const batch *b) {
+  for (uint32_t d = 0; d < b->n; d++)
+    for (uint32_t i = 0; i < 3; i++)
+      if (b->stride[i][d] < 0) return true;
+  return false;
+}
+
 zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__search *search, zg__product *p) {
   const zg_matmul_desc *d = k->desc;
   *p = (zg__product){.alpha = d->alpha, .beta = d->beta, .n_outer = 1};
@@ -163,7 +170,7 @@ zg_status zg__product_init(zg_lt_handle lt, const zg_kernel *k, zg__search *sear
   operands o;
   if (d->epilogue != ZG_EPI_NONE || k->n_args > 3 || k->args[1].dtype != k->args[2].dtype || b.n > 2 ||
       (b.n == 2 && b.dim[0] > MAX_OUTER) || d->m * d->n * d->k == 0 || zg_view_elems(&k->args[0]) == 0 ||
-      !order_operands(k, &o))
+      goes_back(&b) || !order_operands(k, &o))
     return zg_error(ZG_UNSUPPORTED, "%s: not a product of cuBLASLt's", k->label);
   p->arg_a = o.arg_a, p->arg_b = o.arg_b;
   if (b.n == 2)

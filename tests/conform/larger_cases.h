@@ -19,6 +19,9 @@ static const zg_op_case larger_cases[] = {
     {.name = "matmul", .text = ZG__X("[70,67]") ZG__Y("[67,75]") "%3 = matmul %1, %2" ZG__OUT(3)},
     {.name = "matmul, transposed",
      .text = ZG__X("[2,67,33]") ZG__Y("[2,35,67]") "%3 = matmul %1, %2 ta=1 tb=1" ZG__OUT(3)},
+    {.name = "matmul, batches backwards",
+     .text = ZG__X("[3,20,17]") ZG__Y("[3,17,24]") "%3 = slice %1 start=[2,0,0] step=[-1,1,1] size=[3,20,17]\n"
+                                                  "%4 = matmul %3, %2" ZG__OUT(4)},
     {.name = "scatter rows",
      .text = ZG__X("[37,5]") ZG__I("[700]") ZG__Z("[700,5]") "%4 = scatter %1, %2, %3 red=1" ZG__OUT(4),
      .hi = 36},
