@@ -115,6 +115,10 @@ static inline zg__cuda_program *zg__cuda_program_of(zg_program *p) { return (zg_
 static inline zg__cuda_device *zg__cuda_device_of(const zg__cuda_program *p) {
   return (zg__cuda_device *)p->base.device;
 }
+// The driver's calls are for the thread's current context, and programs are used from several threads.
+static inline zg_status zg__cuda_enter(const zg__cuda_program *p) {
+  return ZG_CUDA(cuCtxSetCurrent, zg__cuda_device_of(p)->ctx);
+}
 
 // program.c
 zg_status zg__cuda_prepare(zg_device *dev, const zg_sched *s, zg_program **out);

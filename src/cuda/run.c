@@ -62,7 +62,7 @@ static void note_counts(zg__cuda_program *p) {
 }
 
 static zg_status begin_locked(zg__cuda_program *p, zg_rand_state r, bool *replayed) {
-  ZG_TRY(ZG_CUDA(cuCtxSetCurrent, zg__cuda_device_of(p)->ctx));
+  ZG_TRY(zg__cuda_enter(p));
   ZG_TRY(set_rand(p, r));
   p->last_collective = -1;
   const bool poisoned = p->base.poison != NULL;   // writes from the host within the segment
@@ -147,7 +147,7 @@ static zg_status launch_all(zg__cuda_program *p, const zg__cuda_kernel *k) {
 
 static zg_status run_locked(zg__cuda_program *p, uint32_t kernel, zg_rand_state r) {
   const zg__cuda_kernel *k = &p->kernels[kernel];
-  ZG_TRY(ZG_CUDA(cuCtxSetCurrent, zg__cuda_device_of(p)->ctx));
+  ZG_TRY(zg__cuda_enter(p));
   ZG_TRY(set_rand(p, r));   // a kernel run by itself; within a segment, begin has done it
   if (k->blas)
     return zg__product_run(zg__cuda_device_of(p)->lt, &k->product, &p->base.sched->kernels.at[kernel], k->args,
@@ -172,24 +172,44 @@ zg_status zg__cuda_mark(zg_program *base, const zg_step *s) {
   return status;
 }
 
+// Collectives on another stream go behind the last one.
+static zg_status note_collective(zg__cuda_program *p) {
+  const int last = p->last_collective;
+  return p->now->mixed && last >= 0 ? ZG_CUDA(cuEventRecord, p->order[last], p->stream[last]) : NULL;
+}
+
+static zg_status group_locked(zg__cuda_program *p, bool on) {
+  ZG_TRY(zg__cuda_enter(p));
+  p->grouping = false;
+  if (on) {
+    ZG_TRY(ZG_NCCL(ncclGroupStart));
+    p->grouping = true;
+    return NULL;
+  }
+  ZG_TRY(ZG_NCCL(ncclGroupEnd));
+  return note_collective(p);   // what stands in a group is queued by its end
+}
+
 // The first run makes the communicators, which cannot be done within a group.
 zg_status zg__cuda_group(zg_program *base, bool on) {
   zg__cuda_program *p = zg__cuda_program_of(base);
   if (!p->comm || p->comm->world < 2 || p->now->runs < 2) return NULL;
-  return on ? ZG_NCCL(ncclGroupStart) : ZG_NCCL(ncclGroupEnd);
+  pthread_mutex_lock(&p->lock);
+  zg_status status = group_locked(p, on);
+  pthread_mutex_unlock(&p->lock);
+  return status;
 }
 
 static zg_status collective_locked(zg__cuda_program *p, const zg_step *s, zg_comm *comm, const zg_comm_op *op) {
   zg_cu_handle on = p->stream[s->stream];
   const uint32_t step = (uint32_t)(s - p->base.sched->steps.at);
-  ZG_TRY(ZG_CUDA(cuCtxSetCurrent, zg__cuda_device_of(p)->ctx));
+  ZG_TRY(zg__cuda_enter(p));
   if (p->now->mixed && p->last_collective >= 0 && p->last_collective != s->stream)
     ZG_TRY(ZG_CUDA(cuStreamWaitEvent, on, p->order[p->last_collective], 0));
   ZG_TRY(ZG_CUDA(cuMemsetD32Async, p->state + ZG__PROGRESS_AT, step + 1, 1, on));
   ZG_TRY(zg__collective_run(&p->groups, comm, op, on));
-  if (!p->now->mixed) return NULL;
   p->last_collective = s->stream;
-  return ZG_CUDA(cuEventRecord, p->order[s->stream], on);
+  return p->grouping ? NULL : note_collective(p);
 }
 
 zg_status zg__cuda_collective(zg_program *base, const zg_step *s, zg_comm *comm, const zg_comm_op *op) {

@@ -11,10 +11,6 @@
 
 static zg_cu_handle compute_of(const zg__cuda_program *p) { return p->stream[ZG_STREAM_COMPUTE]; }
 
-static zg_status set_current(const zg__cuda_program *p) {
-  return ZG_CUDA(cuCtxSetCurrent, zg__cuda_device_of(p)->ctx);
-}
-
 // ---- memory of transfers ------------------------------------------------------------------------------------------
 
 static uint64_t fed_bytes(const zg_sched *s) {
@@ -90,7 +86,7 @@ static zg_status disk_bytes(zg__cuda_program *p, bool write, uint64_t at, uint8_
 }
 
 static zg_status write_locked(zg__cuda_program *p, const zg_buf *b, uint32_t buf, uint64_t at, const void *src, uint64_t n) {
-  ZG_TRY(set_current(p));
+  ZG_TRY(zg__cuda_enter(p));
   if (b->space == ZG_SPACE_DEVICE) return zg__cuda_put(p, zg__cuda_address(p, buf) + at, src, n);
   ZG_TRY(zg__cuda_wait(p, NULL, compute_of(p)));
   if (b->space == ZG_SPACE_DISK) return disk_bytes(p, true, b->offset + at, (uint8_t *)(uintptr_t)src, n);
@@ -140,7 +136,7 @@ static zg_status read_device(zg__cuda_program *p, zg_cu_ptr from, uint8_t *dst, 
 }
 
 static zg_status read_locked(zg__cuda_program *p, const zg_buf *b, uint32_t buf, uint64_t at, uint8_t *dst, uint64_t n) {
-  ZG_TRY(set_current(p));
+  ZG_TRY(zg__cuda_enter(p));
   if (b->space == ZG_SPACE_DEVICE) return read_device(p, zg__cuda_address(p, buf) + at, dst, n);
   ZG_TRY(read_device(p, 0, NULL, 0));   // the device is done, and well
   if (b->space == ZG_SPACE_DISK) return disk_bytes(p, false, b->offset + at, dst, n);
@@ -177,7 +173,7 @@ static zg_status free_slot(zg__cuda_program *p, uint32_t *out) {
 }
 
 static zg_status fetch_locked(zg__cuda_program *p, uint32_t buf, uint64_t at, uint64_t n, uint32_t *out) {
-  ZG_TRY(set_current(p));
+  ZG_TRY(zg__cuda_enter(p));
   ZG_TRY(free_slot(p, out));
   zg__fetch *f = &p->fetches.at[*out];
   f->n = n;
@@ -202,10 +198,10 @@ zg_status zg__cuda_fetch(zg_program *base, uint32_t buf, uint64_t at, uint64_t n
 
 zg_status zg__cuda_take(zg_program *base, uint32_t ticket, void *dst) {
   zg__cuda_program *p = zg__cuda_program_of(base);
+  pthread_mutex_lock(&p->lock);   // fetches may move while another thread asks for one
   ZG_ASSERT(ticket < p->fetches.n && !p->fetches.at[ticket].taken);
-  pthread_mutex_lock(&p->lock);
   zg__fetch *f = &p->fetches.at[ticket];
-  zg_status status = set_current(p);
+  zg_status status = zg__cuda_enter(p);
   if (!status) status = zg__cuda_wait(p, f->ready, NULL);
   if (!status) status = check_record(p, f->at + ZG__FETCH_BYTES);
   if (!status) memcpy(dst, f->at, f->n);
@@ -251,7 +247,7 @@ static zg_status copy_disk(zg__cuda_program *p, const zg_step *s, bool write, ui
 static zg_status copy_locked(zg__cuda_program *p, const zg_step *s, uint64_t to_at, uint64_t from_at, uint64_t n) {
   const zg_buf *a = &p->base.sched->bufs.at[s->a], *b = &p->base.sched->bufs.at[s->b];
   zg_cu_handle on = p->stream[s->stream];
-  ZG_TRY(set_current(p));
+  ZG_TRY(zg__cuda_enter(p));
   if (a->space != ZG_SPACE_DEVICE && b->space != ZG_SPACE_DEVICE)
     return zg_error(ZG_UNSUPPORTED, "copy of buffer \"%s\" to \"%s\": neither is in device memory", b->name, a->name);
   const zg_cu_ptr to = zg__cuda_address(p, s->a) + to_at, from = zg__cuda_address(p, s->b) + from_at;
