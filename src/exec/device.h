@@ -36,7 +36,8 @@ typedef struct {
   zg_status (*collective)(zg_program *p, const zg_step *s, zg_comm *comm, const zg_comm_op *op);
   // Devices that queue work and return at once; the members from here to `take` are there together or not at all. Without them a step is
   // done when its call returns, and the step loop gives each stream a thread.
-  //   begin  before the steps of a segment. *replayed: the device has queued all of them itself, from a recording; none follow
+  //   begin  before the steps of a segment. comm: NULL on one rank; borrowed until program_free, which waits for the device and may look
+  //          after the other ranks. *replayed: the device has queued all steps itself, from a recording; none follow
   //   end    after them, or after the step that failed (`so_far`, taken over): the compute stream goes on when all streams have done the
   //          segment. *again: nothing has run yet, the device wants begin, all steps and end once more
   //   group  collectives up to `on` = false start together: they are neighbours on one stream and independent

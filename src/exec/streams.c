@@ -168,7 +168,9 @@ zg_status zg__streams_run(zg_streams *st, const zg_segment *seg, zg_rand_state r
   if (atomic_load(&st->failed)) return zg_error(ZG_CANCELLED, "segment \"%s\": an earlier one failed", seg->name);
   if (st->program->device->vt->begin) {
     zg_status status = zg__exec_queue(st->program, seg, st->comm, r, stats);
-    if (status && st->comm) zg_comm_abort(st->comm, zg_status_message(status));
+    if (!status) return NULL;
+    atomic_store(&st->failed, true);
+    if (st->comm) zg_comm_abort(st->comm, zg_status_message(status));
     return status;
   }
   bool on[ZG_N_STREAMS] = {false};
