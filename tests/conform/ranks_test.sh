@@ -19,6 +19,7 @@ run() {   # NAME DEVICE RANKS STAGE [KEY=VALUE...]: trains into $tmp/NAME
   echo "FAIL: $name:"; tail -5 "$tmp/$name.log"; fail=$((fail + 1))
 }
 loss() { grep '"loss"' "$tmp/$1/metrics.jsonl" | tail -1 | sed 's/.*"loss": *\([-0-9.e]*\).*/\1/'; }
+sent() { sed -n 's/.*"comm\/sent_bytes": *\([0-9.e+]*\).*/\1/p' "$tmp/$1/metrics.jsonl" | tail -1; }   # in the last step
 near() { awk -v a="$1" -v b="$2" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(a != "" && b != "" && d <= 1e-5 * (a > 1 ? a : 1)) }'; }
 alike() {   # CPU_RUN CUDA_RUN
   near "$(loss "$1")" "$(loss "$2")" && echo "$2: $(loss "$2")" && return
@@ -61,15 +62,20 @@ done
 run cuda2-graphs cuda 2 3
 says cuda2-graphs 'segment "micro" is recorded as a graph'
 says cuda2-graphs 'segment "update" is recorded as a graph'
+# A replay communicates as much as the steps that it stands for.
+[ -n "$(sent cuda2-none)" ] && [ "$(sent cuda2-graphs)" = "$(sent cuda2-none)" ] ||
+  { echo "FAIL: replayed: $(sent cuda2-graphs) bytes sent, queued: $(sent cuda2-none)"; fail=$((fail + 1)); }
 
-# Algorithms of products are timed once, then remembered.
+# Algorithms of products are timed once, then remembered; what is damaged is timed again.
 cache=$ZG_CACHE_DIR; ZG_CACHE_DIR=$tmp/cache; ZG_CUDA_SEARCH=all; export ZG_CACHE_DIR ZG_CUDA_SEARCH
-for found in timed remembered; do
+for found in timed remembered damaged; do
+  [ $found = damaged ] && for file in "$tmp"/cache/cuda/gemm-*; do printf X | dd of="$file" bs=1 seek=40 conv=notrunc 2>/dev/null; done
   run cuda2-$found cuda 2 0
   alike cpu2 cuda2-$found
 done
 says cuda2-timed 'cuBLASLt: algorithms of [1-9][0-9]* products timed in .* of [0-9]* remembered'
 says cuda2-remembered 'cuBLASLt: algorithms of 0 products timed in .* of [1-9][0-9]* remembered'
+says cuda2-damaged 'cuBLASLt: algorithms of [1-9][0-9]* products timed in '
 ZG_CACHE_DIR=$cache; unset ZG_CUDA_SEARCH
 
 # A rank that is killed, or stands still, while collectives are queued: the other ends, and names the collective.

@@ -111,6 +111,28 @@ START_TEST(abort_ends_all) {
 }
 END_TEST
 
+// Without a collective, as devices with collectives of their own must.
+static zg_status looks(zg_comm *c, void *arg) {
+  (void)arg;
+  zg_status status = zg_comm_check(c);
+  ZG_TRY(zg_comm_barrier(c, "start"));
+  if (c->rank == 1) zg_comm_abort(c, "disk full");
+  for (const double t0 = zg_time_s(); c->rank != 1 && !status && zg_time_s() - t0 < 10;) status = zg_comm_check(c);
+  return status;
+}
+
+START_TEST(check_tells_of_an_abort) {
+  zg_status status[3];
+  on_ranks(3, looks, NULL, status, NULL);
+  ck_assert_ptr_null(status[1]);
+  for (int r = 0; r < 3; r += 2) {
+    ck_assert_ptr_nonnull(status[r]);
+    ck_assert_ptr_nonnull(strstr(zg_status_message(status[r]), "rank 1 failed: disk full"));
+    zg_status_free(status[r]);
+  }
+}
+END_TEST
+
 static zg_status wrong_use(zg_comm *c, void *arg) {
   float x[8] = {0}, y[1];
   uint8_t b[1] = {0};
@@ -143,6 +165,7 @@ int main(void) {
   tcase_add_test(t, bytes);
   tcase_add_test(t, identities);
   tcase_add_test(t, abort_ends_all);
+  tcase_add_test(t, check_tells_of_an_abort);
   tcase_add_test(t, refusals);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
