@@ -1,5 +1,6 @@
 // Two ranks on threads, the CUDA device in the emulator: two gathers that start as a group on the communication stream, and a sum on the
-// compute stream that no event orders. NCCL wants the same order on all ranks; the device must keep the schedule's.
+// compute stream that no event orders, and one more gather. NCCL wants the same order on all ranks; the device must keep the schedule's.
+// What is written before a segment and read behind it is on the compute stream: the others join it at both ends.
 #include <check.h>
 #include <pthread.h>
 
@@ -20,15 +21,17 @@ static void add_step(zg_sched *s, zg_step_kind kind, zg_stream stream, uint32_t 
 }
 
 typedef struct { zg_comm *comm; zg_status status; } rank_run;
-enum { FULL1 = 1, SHARD1, FULL2, SHARD2, SUM };
+enum { FULL1 = 1, SHARD1, FULL2, SHARD2, SUM, FULL3 };
 
 static zg_sched *make(uint32_t rank) {
   zg_sched *s = zg_sched_new();
   s->rank = rank, s->world = RANKS;
   add_buf(s, "full1", N), add_buf(s, "shard1", N / RANKS), add_buf(s, "full2", N), add_buf(s, "shard2", N / RANKS), add_buf(s, "sum", N);
+  add_buf(s, "full3", N);
   add_step(s, ZG_STEP_GATHER, ZG_STREAM_COMM, FULL1, SHARD1);
   add_step(s, ZG_STEP_GATHER, ZG_STREAM_COMM, FULL2, SHARD2);
   add_step(s, ZG_STEP_ALL_REDUCE, ZG_STREAM_COMPUTE, SUM, 0);
+  add_step(s, ZG_STEP_GATHER, ZG_STREAM_COMM, FULL3, SHARD1);
   zg_vec_push(&s->segments, (zg_segment){"step", 0, (uint32_t)s->steps.n});
   return s;
 }
@@ -41,7 +44,8 @@ static zg_status round_of(zg_program *p, uint32_t rank, int round) {
   ZG_TRY(vt->write(p, SHARD2, 0, x, sizeof x / RANKS));
   ZG_TRY(vt->write(p, SUM, 0, x, sizeof x));
   ZG_TRY(zg_exec_run(p, "step", (zg_rand_state){0}, NULL));
-  for (uint32_t b = FULL1; b <= SUM; b += 2) {
+  for (uint32_t b = FULL1; b <= FULL3; b++) {
+    if (b == SHARD1 || b == SHARD2) continue;
     ZG_TRY(vt->read(p, b, 0, x, sizeof x));
     for (int i = 0; i < N; i++) {
       want = b == SUM ? (float)(2 * round + 1) : (float)(round + i / (N / RANKS));
