@@ -20,11 +20,19 @@ const char *zg__leaf_name(const zg_op *op, const void *attr);
 zg_status zg__infer_node(const zg_graph *g, const zg_op *op, const void *attr, const zg_val *in, uint32_t n_in,
                          uint32_t n_out, zg_origin origin, zg_type *types);
 
+// v is the result of the map with this opcode; operand i of the node that makes v.
+static inline bool zg__is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
+static inline zg_val zg__operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
 bool zg__is_splat(const zg_graph *g, zg_val v, double *out);   // fill, or const whose elements are all equal
 // Writes an element as text that parses back exactly.
 void zg__print_elem(zg_dtype t, const void *data, int64_t i, zg_str *out);
 
 // ---- for passes that rebuild a graph (pass/rebuild.c) -------------------------------------------------------------------
+// Node n made in another way: fn emits it, puts its results into map and returns true, or returns false for a plain copy. What it
+// emits gets n's origin, the results n's names.
+typedef bool zg__rewrite_fn(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val *map, void *user);
+// A new graph of g's leaves and live nodes, but for those that fn takes.
+zg_status zg__rebuild(const zg_graph *g, zg__rewrite_fn *fn, void *user, zg_graph **out);
 bool zg__node_live(const zg_node *n, const bool *live);
 // Copies the outputs whose kind's bit is set in `kinds`, values mapped.
 void zg__copy_outputs(zg_builder *b, const zg_graph *g, const zg_val *map, uint32_t kinds);

@@ -137,6 +137,13 @@ zg_status zg_type_broadcast(const zg_type *a, const zg_type *b, zg_type *out) {
   return NULL;
 }
 
+bool zg_type_fits(const zg_type *t, const zg_type *to) {
+  if (t->rank > to->rank) return false;
+  for (uint32_t i = 0; i < t->rank; i++)
+    if (t->dim[i] != 1 && t->dim[i] != to->dim[to->rank - t->rank + i]) return false;
+  return true;
+}
+
 // ---- half types -----------------------------------------------------------------------------------------
 
 static uint32_t bits_of(float x) {

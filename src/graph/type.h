@@ -36,6 +36,8 @@ zg_status zg_type_parse(const char *text, zg_type *out, const char **end);
 void zg_type_strides(const zg_type *t, int64_t stride[ZG_MAX_RANK]);
 // numpy broadcasting of two shapes; the dtype is a's. Fails naming both shapes.
 zg_status zg_type_broadcast(const zg_type *a, const zg_type *b, zg_type *out);
+// Does numpy broadcasting stretch t to the shape of `to`, which stays as it is? The dtypes are not looked at.
+bool zg_type_fits(const zg_type *t, const zg_type *to);
 
 // A tensor in host memory, contiguous row-major. `data` is borrowed unless the place that made it says otherwise.
 typedef struct { zg_type type; void *data; } zg_tensor;

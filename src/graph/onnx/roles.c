@@ -21,9 +21,6 @@ typedef struct {
   bool changed;
 } roles;
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 static void freeze(roles *r, zg_val v, const char *reason) {
   const zg_param_attr *a = zg_node_of(r->g, v)->attr;
   zg__decision *d = &r->im->decisions[a->source];
@@ -55,7 +52,7 @@ static void find_paths(roles *r, zg_arena *mem) {
   for (size_t i = g->nodes.n; i-- > 0;) {
     const zg_node *n = &g->nodes.at[i];
     if (!zg__node_live(n, r->live)) continue;
-    bool reaches = false, wave = n->n_out == 1 && (is_map(g, zg_out(n, 0), ZG_S_SIN) || is_map(g, zg_out(n, 0), ZG_S_COS));
+    bool reaches = false, wave = n->n_out == 1 && (zg__is_map(g, zg_out(n, 0), ZG_S_SIN) || zg__is_map(g, zg_out(n, 0), ZG_S_COS));
     for (uint32_t k = 0; k < n->n_out; k++) reaches |= r->reaches[n->out + k] && zg_dtype_is_float(g->values.at[n->out + k].type.dtype);
     const bool waves = n->n_out == 1 && read[n->out] && !breaks[n->out];
     for (uint32_t k = 0; k < n->n_in; k++) {
@@ -90,8 +87,8 @@ static zg_val table_of(const roles *r, zg_val v) {
     double k;
     if (n->op == &zg_op_param) return v;
     if (n->op->traits & ZG_VIEW || n->op == &zg_op_cast || n->op == &zg_op_concat || n->op == &zg_op_gather) v = zg_in(g, n, 0);
-    else if (is_map(g, v, ZG_S_MUL) && zg__is_splat(g, zg_in(g, n, 1), &k)) v = zg_in(g, n, 0);
-    else if (is_map(g, v, ZG_S_MUL) && zg__is_splat(g, zg_in(g, n, 0), &k)) v = zg_in(g, n, 1);
+    else if (zg__is_map(g, v, ZG_S_MUL) && zg__is_splat(g, zg_in(g, n, 1), &k)) v = zg_in(g, n, 0);
+    else if (zg__is_map(g, v, ZG_S_MUL) && zg__is_splat(g, zg_in(g, n, 0), &k)) v = zg_in(g, n, 1);
     else break;
   }
   return (zg_val){0};
@@ -111,8 +108,8 @@ static bool is_scores(const roles *r, zg_val v) {
   for (int hops = 0; zg_is(v) && hops < MAX_HOPS; hops++) {
     const zg_node *n = zg_node_of(g, v);
     if (n->op == &zg_op_matmul) return !zg_is(table_of(r, zg_in(g, n, 0))) && !zg_is(table_of(r, zg_in(g, n, 1)));
-    if (n->op->traits & ZG_VIEW || n->op == &zg_op_cast || is_map(g, v, ZG_S_MUL) || is_map(g, v, ZG_S_DIV)) v = zg_in(g, n, 0);
-    else if (is_map(g, v, ZG_S_ADD)) v = zg_is(table_of(r, zg_in(g, n, 0))) ? zg_in(g, n, 1) : zg_in(g, n, 0);
+    if (n->op->traits & ZG_VIEW || n->op == &zg_op_cast || zg__is_map(g, v, ZG_S_MUL) || zg__is_map(g, v, ZG_S_DIV)) v = zg_in(g, n, 0);
+    else if (zg__is_map(g, v, ZG_S_ADD)) v = zg_is(table_of(r, zg_in(g, n, 0))) ? zg_in(g, n, 1) : zg_in(g, n, 0);
     else if (n->op == &zg_op_where) v = zg_in(g, n, 1);
     else break;
   }
@@ -132,10 +129,10 @@ static void look_at_mask(roles *r, zg_val mask, const zg_type *scores) {
 
 static void look_at_scores(roles *r, zg_val softmax) {
   const zg_graph *g = r->g;
-  zg_val v = operand(g, softmax, 0);
+  zg_val v = zg__operand(g, softmax, 0);
   for (int hops = 0; zg_is(v) && hops < MAX_HOPS; hops++) {
     const zg_node *n = zg_node_of(g, v);
-    if (is_map(g, v, ZG_S_ADD)) {
+    if (zg__is_map(g, v, ZG_S_ADD)) {
       const uint32_t m = zg_is(table_of(r, zg_in(g, n, 1))) ? 1 : 0;
       if (is_scores(r, zg_in(g, n, 1 - m))) look_at_mask(r, zg_in(g, n, m), zg_type_of(g, v));
       v = zg_in(g, n, 1 - m);
@@ -149,7 +146,7 @@ static void look_at_scores(roles *r, zg_val softmax) {
 
 static void look_at(roles *r, const zg_node *n) {
   const zg_val v = zg_out(n, 0);
-  if (n->op == &zg_op_rotary || is_map(r->g, v, ZG_S_ADD)) look_at_rotation(r, v);
+  if (n->op == &zg_op_rotary || zg__is_map(r->g, v, ZG_S_ADD)) look_at_rotation(r, v);
   if (n->op == &zg_op_softmax) look_at_scores(r, v);
   if (n->op == &zg_op_attention && n->n_in > 3 && zg_is(zg_in(r->g, n, 3))) {
     zg_type scores = *zg_type_of(r->g, zg_in(r->g, n, 0));

@@ -6,8 +6,6 @@
 // the short formulas over xhat, written once in `pull_back`. Statistics of half-precision tensors are f32.
 #include "graph/op/op_priv.h"
 
-typedef zg_norm_attr norm_attr;
-
 static zg_ints axes_from(int64_t *at, int64_t from, int64_t rank) {
   for (int64_t i = from; i < rank; i++) at[i - from] = i;
   return (zg_ints){ZG_MAX(0, rank - from), at};
@@ -15,15 +13,8 @@ static zg_ints axes_from(int64_t *at, int64_t from, int64_t rank) {
 
 static int64_t positive(int64_t axis, const zg_type *t) { return axis < 0 ? axis + t->rank : axis; }
 
-static bool broadcasts_into(const zg_type *s, const zg_type *t) {
-  if (s->rank > t->rank) return false;
-  for (uint32_t i = 0; i < s->rank; i++)
-    if (s->dim[i] != 1 && s->dim[i] != t->dim[t->rank - s->rank + i]) return false;
-  return true;
-}
-
 static zg_status norm_infer(zg_infer *x, uint32_t n_stats) {
-  const norm_attr *a = x->attr;
+  const zg_norm_attr *a = x->attr;
   const zg_type *t = x->in[0];
   if (!t) return zg_error(ZG_INVALID, "operand 0 is missing");
   const int64_t axis = positive(a->axis, t);
@@ -31,7 +22,7 @@ static zg_status norm_infer(zg_infer *x, uint32_t n_stats) {
     return zg_error(ZG_INVALID, "wants a float tensor with axis %lld, got %s", (long long)a->axis,
                     zg_type_text(t));
   for (uint32_t i = 1; i < x->n_in; i++)
-    if (x->in[i] && !broadcasts_into(x->in[i], t))
+    if (x->in[i] && !zg_type_fits(x->in[i], t))
       return zg_error(ZG_INVALID, "%s %s does not broadcast to %s", i == 1 ? "scale" : "bias",
                       zg_type_text(x->in[i]), zg_type_text(t));
   if (x->n_out != n_stats + 1)
@@ -74,7 +65,7 @@ static double count(const zg_type *t, const zg_ints *axes) {
 // xhat / n).
 static void norm_grad(zg_grad *g, zg_val mean, zg_val rstd, zg_val dmean, zg_val drstd) {
   zg_builder *b = g->b;
-  const norm_attr *a = g->attr;
+  const zg_norm_attr *a = g->attr;
   const zg_val x = g->in[0], scale = in_at(g->in, g->n_in, 1), bias = in_at(g->in, g->n_in, 2),
                dy = g->dout[0];
   const zg_type t = *zg_b_type(b, x);
@@ -108,8 +99,8 @@ static void norm_grad(zg_grad *g, zg_val mean, zg_val rstd, zg_val dmean, zg_val
   if (zg_is(dx)) g->din[0] = zg__cast_like(b, dx, x);
 }
 
-static const zg_attr_field norm_fields[] = {ZG_FIELD(INT, norm_attr, axis, -1),
-                                            ZG_FIELD(FLOAT, norm_attr, eps, 1e-5)};
+static const zg_attr_field norm_fields[] = {ZG_FIELD(INT, zg_norm_attr, axis, -1),
+                                            ZG_FIELD(FLOAT, zg_norm_attr, eps, 1e-5)};
 
 // ---- layer_norm ---------------------------------------------------------------------------------
 static zg_status layer_norm_infer(zg_infer *x) {
@@ -118,7 +109,7 @@ static zg_status layer_norm_infer(zg_infer *x) {
 }
 
 static zg_status layer_norm_lower(zg_lower *x) {
-  const norm_attr *a = x->attr;
+  const zg_norm_attr *a = x->attr;
   zg_builder *b = x->b;
   const zg_type t = *zg_b_type(b, x->in[0]);
   int64_t at[ZG_MAX_RANK];
@@ -156,12 +147,12 @@ static const zg_op_case layer_norm_cases[] = {
      .text = XSB("[0,5]", "[5]") "%4, %5, %6 = layer_norm %1, %2, %3\noutput value \"y\" %4"},
 };
 const zg_op zg_op_layer_norm = {.name = "layer_norm",
-                                    ZG_ATTRS(norm_attr, norm_fields),
-                                    .n_out = 3,
-                                    .infer = layer_norm_infer,
-                                    .grad = layer_norm_grad,
-                                    .lower = layer_norm_lower,
-                                    ZG_CASES(layer_norm_cases)};
+                                ZG_ATTRS(zg_norm_attr, norm_fields),
+                                .n_out = 3,
+                                .infer = layer_norm_infer,
+                                .grad = layer_norm_grad,
+                                .lower = layer_norm_lower,
+                                ZG_CASES(layer_norm_cases)};
 
 // ---- rms_norm -----------------------------------------------------------------------------------
 static zg_status rms_norm_infer(zg_infer *x) {
@@ -170,7 +161,7 @@ static zg_status rms_norm_infer(zg_infer *x) {
 }
 
 static zg_status rms_norm_lower(zg_lower *x) {
-  const norm_attr *a = x->attr;
+  const zg_norm_attr *a = x->attr;
   zg_builder *b = x->b;
   const zg_type t = *zg_b_type(b, x->in[0]);
   int64_t at[ZG_MAX_RANK];
@@ -195,12 +186,12 @@ static const zg_op_case rms_norm_cases[] = {
      .text = IN("[2,3]") "%2, %3 = rms_norm %1\noutput value \"y\" %2\noutput value \"z\" %3"},
 };
 const zg_op zg_op_rms_norm = {.name = "rms_norm",
-                                  ZG_ATTRS(norm_attr, norm_fields),
-                                  .n_out = 2,
-                                  .infer = rms_norm_infer,
-                                  .grad = rms_norm_grad,
-                                  .lower = rms_norm_lower,
-                                  ZG_CASES(rms_norm_cases)};
+                              ZG_ATTRS(zg_norm_attr, norm_fields),
+                              .n_out = 2,
+                              .infer = rms_norm_infer,
+                              .grad = rms_norm_grad,
+                              .lower = rms_norm_lower,
+                              ZG_CASES(rms_norm_cases)};
 
 // ---- batch_norm ---------------------------------------------------------------------------------
 typedef struct {
@@ -306,7 +297,7 @@ static const zg_op op_batch_norm = {.name = "batch_norm",
 // ---- ONNX: layer and RMS norm -------------------------------------------------------------------
 static zg_status import_layer_norm(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 1));
-  norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
+  zg_norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
   ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", -1), zg_b_type(n->b, n->in[0])->rank, &a.axis));
   zg_val out[3];
   if (zg_emit(n->b, &zg_op_layer_norm, &a, n->in, ZG_MIN(n->n_in, 3u), out, 3))
@@ -318,7 +309,7 @@ static zg_status import_rms_norm(zg_onnx_node *n) {
   ZG_TRY(zg__need(n, 1));
   if (n->n_in > 2 && zg_is(n->in[2]))
     return zg_onnx_error(n, ZG_UNSUPPORTED, "a bias in a normalisation without mean is not supported");
-  norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
+  zg_norm_attr a = {.eps = zg_onnx_float(n, "epsilon", 1e-5)};
   ZG_TRY(zg__axis(n, zg_onnx_int(n, "axis", -1), zg_b_type(n->b, n->in[0])->rank, &a.axis));
   zg_val out[2];
   if (zg_emit(n->b, &zg_op_rms_norm, &a, n->in, ZG_MIN(n->n_in, 2u), out, 2))
@@ -334,7 +325,7 @@ static zg_status import_skip_norm(zg_onnx_node *n, bool rms) {
   zg_val x = zg_add(b, n->in[0], n->in[1]);
   const zg_val extra = zg_onnx_in(n, rms ? 3 : 4);
   if (zg_is(extra)) x = zg_add(b, x, extra);
-  const norm_attr a = {.axis = (int64_t)zg_b_type(b, x)->rank - 1, .eps = zg_onnx_float(n, "epsilon", 1e-12)};
+  const zg_norm_attr a = {.axis = (int64_t)zg_b_type(b, x)->rank - 1, .eps = zg_onnx_float(n, "epsilon", 1e-12)};
   zg_val out[4] = {{0}};
   if (rms) {
     zg_val r[2];
@@ -416,7 +407,7 @@ static zg_status import_batch_norm(zg_onnx_node *n) {
 // ---- ONNX: instance and group norm --------------------------------------------------------------
 static zg_val layer_norm(zg_builder *b, zg_val x, zg_val scale, zg_val bias, int64_t axis, double eps) {
   zg_val out[3] = {{0}};
-  zg_emit(b, &zg_op_layer_norm, &(norm_attr){axis, eps}, (zg_val[]){x, scale, bias}, 3, out, 3);
+  zg_emit(b, &zg_op_layer_norm, &(zg_norm_attr){axis, eps}, (zg_val[]){x, scale, bias}, 3, out, 3);
   return out[0];
 }
 

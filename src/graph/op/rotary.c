@@ -12,9 +12,8 @@ static zg_status rotary_infer(zg_infer *x) {
     return zg_error(ZG_INVALID, "wants floats with an even last dim, got %s", zg_type_text(t));
   for (uint32_t i = 1; i < 3; i++) {
     const zg_type *a = x->in[i];
-    bool good = a->dtype == t->dtype && a->rank <= t->rank;
-    for (uint32_t d = 0; good && d < a->rank; d++) good = a->dim[d] == 1 || a->dim[d] == t->dim[t->rank - a->rank + d];
-    if (!good) return zg_error(ZG_INVALID, "%s %s does not broadcast to %s", i == 1 ? "cosines" : "sines", zg_type_text(a), zg_type_text(t));
+    if (a->dtype != t->dtype || !zg_type_fits(a, t))
+      return zg_error(ZG_INVALID, "%s %s does not broadcast to %s", i == 1 ? "cosines" : "sines", zg_type_text(a), zg_type_text(t));
   }
   x->out[0] = *t;
   return NULL;

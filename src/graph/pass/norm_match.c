@@ -8,9 +8,6 @@
 #include "graph/graph_priv.h"
 #include "graph/pass/norm_match.h"
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 static bool scalar(const zg_graph *g, zg_val v, double *k) {
   return zg_is(v) && zg_elems(zg_type_of(g, v)) == 1 && zg__is_splat(g, v, k);
 }
@@ -19,14 +16,14 @@ static bool near(double a, double b) { return a > b * (1 - 1e-6) && a < b * (1 +
 
 // v = k * rest with a constant k, or a quotient by one.
 static bool scaled(const zg_graph *g, zg_val v, zg_val *rest, double *k) {
-  for (uint32_t i = 0; i < 2 && is_map(g, v, ZG_S_MUL); i++)
-    if (scalar(g, operand(g, v, i), k)) {
-      *rest = operand(g, v, 1 - i);
+  for (uint32_t i = 0; i < 2 && zg__is_map(g, v, ZG_S_MUL); i++)
+    if (scalar(g, zg__operand(g, v, i), k)) {
+      *rest = zg__operand(g, v, 1 - i);
       return true;
     }
-  if (!is_map(g, v, ZG_S_DIV) || !scalar(g, operand(g, v, 1), k) || *k == 0) return false;
+  if (!zg__is_map(g, v, ZG_S_DIV) || !scalar(g, zg__operand(g, v, 1), k) || *k == 0) return false;
   *k = 1 / *k;
-  *rest = operand(g, v, 0);
+  *rest = zg__operand(g, v, 0);
   return true;
 }
 
@@ -35,7 +32,7 @@ bool zg__is_mean(const zg_graph *g, zg_val v, zg_val *of, int64_t *axis) {
   zg_val sum;
   if (!scaled(g, v, &sum, &k) || !zg_is_op(g, sum, &zg_op_reduce)) return false;
   const zg_reduce_attr *a = zg_node_of(g, sum)->attr;
-  *of = operand(g, sum, 0);
+  *of = zg__operand(g, sum, 0);
   const zg_type *t = zg_type_of(g, *of);
   if (a->kind != ZG_RED_SUM || !a->keep || a->axes.n == 0) return false;
   int64_t n = 1, first = (int64_t)t->rank - a->axes.n;
@@ -49,34 +46,36 @@ bool zg__is_mean(const zg_graph *g, zg_val v, zg_val *of, int64_t *axis) {
 
 bool zg__is_square(const zg_graph *g, zg_val v, zg_val *of) {
   double e;
-  if (is_map(g, v, ZG_S_MUL) && zg_same(operand(g, v, 0), operand(g, v, 1))) {
-    *of = operand(g, v, 0);
+  if (zg__is_map(g, v, ZG_S_MUL) && zg_same(zg__operand(g, v, 0), zg__operand(g, v, 1))) {
+    *of = zg__operand(g, v, 0);
     return true;
   }
-  if (!is_map(g, v, ZG_S_POW) || !scalar(g, operand(g, v, 1), &e) || e != 2) return false;
-  *of = operand(g, v, 0);
+  if (!zg__is_map(g, v, ZG_S_POW) || !scalar(g, zg__operand(g, v, 1), &e) || e != 2) return false;
+  *of = zg__operand(g, v, 0);
   return true;
 }
 
-// root = sqrt(variance + eps)
-static bool is_root(const zg_graph *g, zg_val sum, zg_val *variance, double *eps) {
-  if (!is_map(g, sum, ZG_S_ADD)) return false;
+// sum = variance + eps
+static bool is_sum_with_eps(const zg_graph *g, zg_val sum, zg_val *variance, double *eps) {
+  if (!zg__is_map(g, sum, ZG_S_ADD)) return false;
   for (uint32_t i = 0; i < 2; i++)
-    if (scalar(g, operand(g, sum, i), eps) && *eps >= 0) {
-      *variance = operand(g, sum, 1 - i);
+    if (scalar(g, zg__operand(g, sum, i), eps) && *eps >= 0) {
+      *variance = zg__operand(g, sum, 1 - i);
       return true;
     }
   return false;
 }
 
+static bool is_root(const zg_graph *g, zg_val v, zg_val *variance, double *eps) {
+  return zg__is_map(g, v, ZG_S_SQRT) && is_sum_with_eps(g, zg__operand(g, v, 0), variance, eps);
+}
+
 static bool is_inverse_root(const zg_graph *g, zg_val v, zg_val *variance, double *eps) {
   double e;
-  if (is_map(g, v, ZG_S_RSQRT)) return is_root(g, operand(g, v, 0), variance, eps);
-  if (is_map(g, v, ZG_S_POW) && scalar(g, operand(g, v, 1), &e) && e == -0.5) return is_root(g, operand(g, v, 0), variance, eps);
-  if (is_map(g, v, ZG_S_RECIP) && is_map(g, operand(g, v, 0), ZG_S_SQRT)) return is_root(g, operand(g, operand(g, v, 0), 0), variance, eps);
-  if (is_map(g, v, ZG_S_DIV) && scalar(g, operand(g, v, 0), &e) && e == 1 && is_map(g, operand(g, v, 1), ZG_S_SQRT))
-    return is_root(g, operand(g, operand(g, v, 1), 0), variance, eps);
-  return false;
+  if (zg__is_map(g, v, ZG_S_RSQRT)) return is_sum_with_eps(g, zg__operand(g, v, 0), variance, eps);
+  if (zg__is_map(g, v, ZG_S_POW) && scalar(g, zg__operand(g, v, 1), &e) && e == -0.5) return is_sum_with_eps(g, zg__operand(g, v, 0), variance, eps);
+  if (zg__is_map(g, v, ZG_S_RECIP)) return is_root(g, zg__operand(g, v, 0), variance, eps);
+  return zg__is_map(g, v, ZG_S_DIV) && scalar(g, zg__operand(g, v, 0), &e) && e == 1 && is_root(g, zg__operand(g, v, 1), variance, eps);
 }
 
 enum { MAX_FACTORS = 3 };
@@ -88,13 +87,13 @@ static void flatten(const zg_graph *g, const uint32_t *uses, zg_val v, bool inne
   if (is_inverse_root(g, v, &variance, &eps)) {
     f->ok = f->ok && !f->root;
     f->root = true, f->variance = variance, f->eps = eps;
-  } else if (is_map(g, v, ZG_S_MUL) && (!inner || uses[v.id] == 1)) {
-    flatten(g, uses, operand(g, v, 0), true, f);
-    flatten(g, uses, operand(g, v, 1), true, f);
-  } else if (is_map(g, v, ZG_S_DIV) && (!inner || uses[v.id] == 1) && is_map(g, operand(g, v, 1), ZG_S_SQRT) && !f->root &&
-             is_root(g, operand(g, operand(g, v, 1), 0), &f->variance, &f->eps)) {
+  } else if (zg__is_map(g, v, ZG_S_MUL) && (!inner || uses[v.id] == 1)) {
+    flatten(g, uses, zg__operand(g, v, 0), true, f);
+    flatten(g, uses, zg__operand(g, v, 1), true, f);
+  } else if (zg__is_map(g, v, ZG_S_DIV) && (!inner || uses[v.id] == 1) && !f->root &&
+             is_root(g, zg__operand(g, v, 1), &f->variance, &f->eps)) {
     f->root = true;
-    flatten(g, uses, operand(g, v, 0), true, f);
+    flatten(g, uses, zg__operand(g, v, 0), true, f);
   } else if (f->n < MAX_FACTORS) {
     f->at[f->n++] = v;
   } else {
@@ -102,33 +101,26 @@ static void flatten(const zg_graph *g, const uint32_t *uses, zg_val v, bool inne
   }
 }
 
-static bool broadcasts(const zg_type *s, const zg_type *t) {
-  if (s->rank > t->rank || s->dtype != t->dtype) return false;
-  for (uint32_t i = 0; i < s->rank; i++)
-    if (s->dim[i] != 1 && s->dim[i] != t->dim[t->rank - s->rank + i]) return false;
-  return true;
-}
-
 bool zg__match_norm(const zg_graph *g, const uint32_t *uses, zg_val v, zg__norm_source *source, zg__norm *out) {
   factors f = {.ok = true};
-  if (!is_map(g, v, ZG_S_MUL) && !is_map(g, v, ZG_S_DIV)) return false;
+  if (!zg__is_map(g, v, ZG_S_MUL) && !zg__is_map(g, v, ZG_S_DIV)) return false;
   flatten(g, uses, v, false, &f);
   if (!f.ok || !f.root || f.n < 1 || f.n > 2) return false;
   const zg_type *t = zg_type_of(g, v);
   for (uint32_t i = 0; i < f.n; i++) {
     *out = (zg__norm){.eps = f.eps, .scale = f.n == 2 ? f.at[1 - i] : (zg_val){0}};
     if (!source(g, f.at[i], f.variance, &out->x, &out->axis) || !zg_type_equal(zg_type_of(g, out->x), t)) continue;
-    if (!zg_is(out->scale) || broadcasts(zg_type_of(g, out->scale), t)) return true;
+    if (!zg_is(out->scale) || zg_type_fits(zg_type_of(g, out->scale), t)) return true;
   }
   return false;
 }
 
 bool zg__match_bias(const zg_graph *g, const uint32_t *uses, zg_val v, const bool *is_norm, zg_val *norm, zg_val *bias) {
-  if (!is_map(g, v, ZG_S_ADD)) return false;
+  if (!zg__is_map(g, v, ZG_S_ADD)) return false;
   for (uint32_t i = 0; i < 2; i++) {
-    *norm = operand(g, v, i), *bias = operand(g, v, 1 - i);
+    *norm = zg__operand(g, v, i), *bias = zg__operand(g, v, 1 - i);
     if (is_norm[norm->id] && uses[norm->id] == 1 && zg_type_equal(zg_type_of(g, *norm), zg_type_of(g, v)) &&
-        broadcasts(zg_type_of(g, *bias), zg_type_of(g, v)) && zg_elems(zg_type_of(g, *bias)) < zg_elems(zg_type_of(g, v)))
+        zg_type_fits(zg_type_of(g, *bias), zg_type_of(g, v)) && zg_elems(zg_type_of(g, *bias)) < zg_elems(zg_type_of(g, v)))
       return true;
   }
   return false;

@@ -12,10 +12,11 @@
 //     each transpose.
 //   - batch and heads merged into one dim around the products
 //
-// A mask that depends on no leaf is judged by intervals (causal_mask.c) or evaluated here; if it says "key <= query + offset" it becomes the
-// attribute `causal`, so that whole tiles are skipped, and is never stored. What differs from the graph as
-// written: a row that may attend to nothing gives 0 where plain softmax gives NaN. Cost: linear in the graph,
-// and one evaluation per constant mask. Source: Dao et al. 2022, FlashAttention.
+// A mask that depends on no leaf is judged by intervals (causal_mask.c) or, where they do not tell, evaluated
+// here; if it says "key <= query + offset" it becomes the attribute `causal`, so that whole tiles are skipped,
+// and is never stored. What differs from the graph as written: a row that may attend to nothing gives 0 where
+// plain softmax gives NaN. Cost: linear in the graph, and one judgement for layers that share a mask.
+// Source: Dao et al. 2022, FlashAttention.
 #include <math.h>
 #include <stdlib.h>
 
@@ -31,9 +32,6 @@ typedef struct {
   int64_t b, h, t, s;  // the scores' dims
 } match;
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 static bool scalar_const(const zg_graph *g, zg_val v, double *k) {
   return zg_is(v) && zg_elems(zg_type_of(g, v)) == 1 && zg__is_splat(g, v, k);
 }
@@ -43,9 +41,9 @@ static bool scalar_const(const zg_graph *g, zg_val v, double *k) {
 // where(isnan(p), 0, p) -> p
 static zg_val strip_safe(const zg_graph *g, zg_val p) {
   double zero;
-  if (!zg_is_op(g, p, &zg_op_where) || !is_map(g, operand(g, p, 0), ZG_S_IS_NAN)) return p;
-  const zg_val from = operand(g, operand(g, p, 0), 0);
-  return scalar_const(g, operand(g, p, 1), &zero) && zero == 0 && zg_same(operand(g, p, 2), from) ? from : p;
+  if (!zg_is_op(g, p, &zg_op_where) || !zg__is_map(g, zg__operand(g, p, 0), ZG_S_IS_NAN)) return p;
+  const zg_val from = zg__operand(g, zg__operand(g, p, 0), 0);
+  return scalar_const(g, zg__operand(g, p, 1), &zero) && zero == 0 && zg_same(zg__operand(g, p, 2), from) ? from : p;
 }
 
 static bool same_last(const zg_type *x, const zg_type *y) {
@@ -55,8 +53,8 @@ static bool same_last(const zg_type *x, const zg_type *y) {
 
 // A reshape that only regroups the dims before the last two.
 static zg_val strip_batch_reshape(const zg_graph *g, zg_val v) {
-  while (zg_is_op(g, v, &zg_op_reshape) && same_last(zg_type_of(g, v), zg_type_of(g, operand(g, v, 0))))
-    v = operand(g, v, 0);
+  while (zg_is_op(g, v, &zg_op_reshape) && same_last(zg_type_of(g, v), zg_type_of(g, zg__operand(g, v, 0))))
+    v = zg__operand(g, v, 0);
   return v;
 }
 
@@ -64,15 +62,15 @@ static zg_val strip_batch_reshape(const zg_graph *g, zg_val v) {
 // -----------------------------------------------------------------------------------------------------------
 static bool take_scale(const zg_graph *g, zg_val *s, double *scale) {
   double k;
-  for (uint32_t i = 0; i < 2 && is_map(g, *s, ZG_S_MUL); i++)
-    if (scalar_const(g, operand(g, *s, i), &k)) {
+  for (uint32_t i = 0; i < 2 && zg__is_map(g, *s, ZG_S_MUL); i++)
+    if (scalar_const(g, zg__operand(g, *s, i), &k)) {
       *scale *= k;
-      *s = operand(g, *s, 1 - i);
+      *s = zg__operand(g, *s, 1 - i);
       return true;
     }
-  if (!is_map(g, *s, ZG_S_DIV) || !scalar_const(g, operand(g, *s, 1), &k) || k == 0) return false;
+  if (!zg__is_map(g, *s, ZG_S_DIV) || !scalar_const(g, zg__operand(g, *s, 1), &k) || k == 0) return false;
   *scale /= k;
-  *s = operand(g, *s, 0);
+  *s = zg__operand(g, *s, 0);
   return true;
 }
 
@@ -87,22 +85,22 @@ static bool take_product(const zg_graph *g, zg_val v, double *scale, zg_val *pro
 static bool take_scores(const zg_graph *g, zg_val s, match *m, zg_val *product) {
   if (take_product(g, s, &m->scale, product)) return true;
   m->scale = 1;
-  if (zg_is_op(g, s, &zg_op_where) && scalar_const(g, operand(g, s, 2), &m->closed) && m->closed < 0) {
-    m->mask_if = operand(g, s, 0);
-    return take_product(g, operand(g, s, 1), &m->scale, product);
+  if (zg_is_op(g, s, &zg_op_where) && scalar_const(g, zg__operand(g, s, 2), &m->closed) && m->closed < 0) {
+    m->mask_if = zg__operand(g, s, 0);
+    return take_product(g, zg__operand(g, s, 1), &m->scale, product);
   }
-  for (uint32_t i = 0; i < 2 && is_map(g, s, ZG_S_ADD); i++) {
-    m->mask = operand(g, s, 1 - i);
+  for (uint32_t i = 0; i < 2 && zg__is_map(g, s, ZG_S_ADD); i++) {
+    m->mask = zg__operand(g, s, 1 - i);
     m->scale = 1;
-    if (take_product(g, operand(g, s, i), &m->scale, product)) return true;
+    if (take_product(g, zg__operand(g, s, i), &m->scale, product)) return true;
   }
   return false;
 }
 
 // Batch dims of a product's operands must all be there (no broadcasting between q and k).
 static bool whole_batch(const zg_graph *g, zg_val product) {
-  const zg_type *o = zg_type_of(g, product), *x = zg_type_of(g, operand(g, product, 0)),
-                *y = zg_type_of(g, operand(g, product, 1));
+  const zg_type *o = zg_type_of(g, product), *x = zg_type_of(g, zg__operand(g, product, 0)),
+                *y = zg_type_of(g, zg__operand(g, product, 1));
   if (x->rank != o->rank || y->rank != o->rank) return false;
   for (uint32_t d = 0; d + 2 < o->rank; d++)
     if (x->dim[d] != o->dim[d] || y->dim[d] != o->dim[d]) return false;
@@ -121,7 +119,7 @@ static bool match_attention(const zg_graph *g, zg_val out, match *m, bool *k_row
   zg_val product;
   *m = (match){.scale = 1};
   if (!zg_is_op(g, out, &zg_op_matmul) || !plain_product(g, out, &tb) || tb) return false;
-  const zg_val p = strip_safe(g, strip_batch_reshape(g, operand(g, out, 0)));
+  const zg_val p = strip_safe(g, strip_batch_reshape(g, zg__operand(g, out, 0)));
   if (!zg_is_op(g, p, &zg_op_softmax)) return false;
   const zg_type *t = zg_type_of(g, p);
   const int64_t axis = ((const zg_axis_attr *)zg_node_of(g, p)->attr)->axis;
@@ -129,10 +127,10 @@ static bool match_attention(const zg_graph *g, zg_val out, match *m, bool *k_row
     return false;
   m->b = t->rank == 4 ? t->dim[0] : 1, m->h = t->dim[t->rank - 3], m->t = t->dim[t->rank - 2],
   m->s = t->dim[t->rank - 1];
-  if (!take_scores(g, operand(g, p, 0), m, &product) || !plain_product(g, product, k_rows) ||
+  if (!take_scores(g, zg__operand(g, p, 0), m, &product) || !plain_product(g, product, k_rows) ||
       !isfinite(m->scale))
     return false;
-  m->q = operand(g, product, 0), m->k = operand(g, product, 1), m->v = operand(g, out, 1);
+  m->q = zg__operand(g, product, 0), m->k = zg__operand(g, product, 1), m->v = zg__operand(g, out, 1);
   const zg_val extra = zg_is(m->mask) ? m->mask : m->mask_if;
   return !zg_is(extra) || zg_type_of(g, extra)->rank <= t->rank;
 }
@@ -175,10 +173,10 @@ static zg_val ungroup(const zg_graph *g, zg_val v, bool swapped) {
   zg_val chain[MAX_CHAIN];
   int n = 0;
   for (; n < MAX_CHAIN && (zg_is_op(g, v, &zg_op_reshape) || zg_is_op(g, v, &zg_op_transpose));
-       v = operand(g, v, 0))
+       v = zg__operand(g, v, 0))
     chain[n++] = v;
   if (!zg_is_op(g, v, &zg_op_expand)) return (zg_val){0};
-  const zg_val from = operand(g, v, 0);
+  const zg_val from = zg__operand(g, v, 0);
   const zg_type *full = zg_type_of(g, v), *one = zg_type_of(g, from);
   if (full->rank != 5 || one->rank != 5 || one->dim[2] != 1) return (zg_val){0};
   labels l = {0};
@@ -188,7 +186,7 @@ static zg_val ungroup(const zg_graph *g, zg_val v, bool swapped) {
   }
   while (n-- > 0)
     if (zg_is_op(g, chain[n], &zg_op_transpose) &&
-        !permute(&l, zg_type_of(g, operand(g, chain[n], 0)),
+        !permute(&l, zg_type_of(g, zg__operand(g, chain[n], 0)),
                  ((const zg_transpose_attr *)zg_node_of(g, chain[n])->attr)->perm.at))
       return (zg_val){0};
   const int want[2][5] = {{0, 1, 2, 3, 4}, {0, 1, 2, 4, 3}};

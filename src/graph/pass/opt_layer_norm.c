@@ -8,22 +8,19 @@
 #include "graph/pass.h"
 #include "graph/pass/norm_match.h"
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 // v = x - mean(x) over dims axis ..
 static bool is_centred(const zg_graph *g, zg_val v, zg_val *x, zg_val *mean, int64_t *axis) {
   zg_val of;
-  if (!is_map(g, v, ZG_S_SUB)) return false;
-  *x = operand(g, v, 0), *mean = operand(g, v, 1);
+  if (!zg__is_map(g, v, ZG_S_SUB)) return false;
+  *x = zg__operand(g, v, 0), *mean = zg__operand(g, v, 1);
   return zg__is_mean(g, *mean, &of, axis) && zg_same(of, *x);
 }
 
 static zg_val strip_max(const zg_graph *g, zg_val v) {
   double k;
-  for (uint32_t i = 0; i < 2 && is_map(g, v, ZG_S_MAX); i++)
-    if (zg__is_splat(g, operand(g, v, i), &k) && k == 0) return operand(g, v, 1 - i);
-  return is_map(g, v, ZG_S_RELU) ? operand(g, v, 0) : v;
+  for (uint32_t i = 0; i < 2 && zg__is_map(g, v, ZG_S_MAX); i++)
+    if (zg__is_splat(g, zg__operand(g, v, i), &k) && k == 0) return zg__operand(g, v, 1 - i);
+  return zg__is_map(g, v, ZG_S_RELU) ? zg__operand(g, v, 0) : v;
 }
 
 static bool is_layer(const zg_graph *g, zg_val factor, zg_val variance, zg_val *x, int64_t *axis) {
@@ -35,46 +32,39 @@ static bool is_layer(const zg_graph *g, zg_val factor, zg_val variance, zg_val *
     return zg_same(of, factor) || (is_centred(g, of, &x2, &mean2, &again) && zg_same(x2, *x) && again == *axis);
   }
   const zg_val v = strip_max(g, variance);
-  return is_map(g, v, ZG_S_SUB) && zg__is_mean(g, operand(g, v, 0), &squares, &again) && again == *axis &&
-         zg__is_square(g, squares, &of) && zg_same(of, *x) && zg__is_square(g, operand(g, v, 1), &of) && zg_same(of, mean);
+  return zg__is_map(g, v, ZG_S_SUB) && zg__is_mean(g, zg__operand(g, v, 0), &squares, &again) && again == *axis &&
+         zg__is_square(g, squares, &of) && zg_same(of, *x) && zg__is_square(g, zg__operand(g, v, 1), &of) && zg_same(of, mean);
 }
 
-typedef struct { zg_builder *b; const zg_graph *g; zg_val *map; const uint32_t *uses; zg__norm *norms; bool *is_norm; } rewrite;
+typedef struct { const uint32_t *uses; zg__norm *norms; bool *is_norm; } found;   // norms, is_norm: by value
 
-static void emit(rewrite *r, const zg_node *n, const zg__norm *m, zg_val bias) {
+static void emit(zg_builder *b, const zg_node *n, const zg__norm *m, zg_val bias, zg_val *map) {
   const zg_norm_attr a = {.axis = m->axis, .eps = m->eps};
-  const zg_val in[3] = {r->map[m->x.id], r->map[m->scale.id], r->map[bias.id]};
+  const zg_val in[3] = {map[m->x.id], map[m->scale.id], map[bias.id]};
   zg_val y[3];
-  zg_builder_origin(r->b, n->origin);
-  if (zg_emit(r->b, &zg_op_layer_norm, &a, in, zg_is(bias) ? 3 : zg_is(m->scale) ? 2 : 1, y, 3)) r->map[n->out] = y[0];
-  zg_builder_name(r->b, r->map[n->out], r->g->values.at[n->out].name);
-  zg_builder_origin(r->b, (zg_origin){0});
+  if (zg_emit(b, &zg_op_layer_norm, &a, in, zg_is(bias) ? 3 : zg_is(m->scale) ? 2 : 1, y, 3)) map[n->out] = y[0];
 }
 
-static void rewrite_node(rewrite *r, const zg_node *n) {
+static bool rewrite(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val *map, void *user) {
+  found *f = user;
   const zg_val v = zg_out(n, 0);
   zg_val norm, bias;
-  if (n->n_out == 1 && zg__match_norm(r->g, r->uses, v, is_layer, &r->norms[v.id])) {
-    r->is_norm[v.id] = true;
-    emit(r, n, &r->norms[v.id], (zg_val){0});
-  } else if (n->n_out == 1 && zg__match_bias(r->g, r->uses, v, r->is_norm, &norm, &bias)) {
-    emit(r, n, &r->norms[norm.id], bias);
-  } else {
-    zg_emit_copy(r->b, r->g, n, r->map);
+  if (n->n_out != 1) return false;
+  if (zg__match_norm(g, f->uses, v, is_layer, &f->norms[v.id])) {
+    f->is_norm[v.id] = true;
+    emit(b, n, &f->norms[v.id], (zg_val){0}, map);
+    return true;
   }
+  if (!zg__match_bias(g, f->uses, v, f->is_norm, &norm, &bias)) return false;
+  emit(b, n, &f->norms[norm.id], bias, map);
+  return true;
 }
 
 zg_status zg_pass_opt_layer_norm(const zg_graph *g, zg_graph **out) {
   zg_arena scratch = {0};
-  const bool *live = zg_find_live(g, &scratch);
-  rewrite r = {.b = zg_builder_new(), .g = g, .map = ZG_NEW_N(&scratch, zg_val, g->values.n), .uses = zg_find_uses(g, &scratch),
-               .norms = ZG_NEW_N(&scratch, zg__norm, g->values.n), .is_norm = ZG_NEW_N(&scratch, bool, g->values.n)};
-  for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(r.b); i++) {
-    const zg_node *n = &g->nodes.at[i];
-    if (zg__node_live(n, live) || zg__leaf_name(n->op, n->attr)) rewrite_node(&r, n);
-  }
-  zg__copy_outputs(r.b, g, r.map, ~0u);
-  zg_builder_props(r.b, g->props);
+  found f = {.uses = zg_find_uses(g, &scratch), .norms = ZG_NEW_N(&scratch, zg__norm, g->values.n),
+             .is_norm = ZG_NEW_N(&scratch, bool, g->values.n)};
+  zg_status s = zg__rebuild(g, rewrite, &f, out);
   zg_arena_fini(&scratch);
-  return zg_builder_finish(r.b, out);
+  return s;
 }

@@ -7,14 +7,11 @@
 #include "graph/graph_priv.h"
 #include "graph/pass.h"
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 // v = x[.., from : from + D/2]
 static bool is_half(const zg_graph *g, zg_val v, int64_t from, zg_val *x) {
   if (!zg_is_op(g, v, &zg_op_slice)) return false;
   const zg_slice_attr *a = zg_node_of(g, v)->attr;
-  *x = operand(g, v, 0);
+  *x = zg__operand(g, v, 0);
   const zg_type *t = zg_type_of(g, *x);
   for (uint32_t d = 0; d < t->rank; d++) {
     const bool last = d + 1 == t->rank;
@@ -29,56 +26,35 @@ static bool is_turned(const zg_graph *g, zg_val v, zg_val *x) {
   if (!zg_is_op(g, v, &zg_op_concat) || zg_node_of(g, v)->n_in != 2) return false;
   const zg_type *t = zg_type_of(g, v);
   const int64_t axis = ((const zg_axis_attr *)zg_node_of(g, v)->attr)->axis, width = t->dim[t->rank - 1];
-  const zg_val minus = operand(g, v, 0);
-  return (axis == -1 || axis == (int64_t)t->rank - 1) && width % 2 == 0 && is_map(g, minus, ZG_S_NEG) &&
-         is_half(g, operand(g, minus, 0), width / 2, x) && is_half(g, operand(g, v, 1), 0, &x1) && zg_same(*x, x1);
-}
-
-static bool broadcasts(const zg_type *s, const zg_type *t) {
-  if (s->rank > t->rank || s->dtype != t->dtype) return false;
-  for (uint32_t i = 0; i < s->rank; i++)
-    if (s->dim[i] != 1 && s->dim[i] != t->dim[t->rank - s->rank + i]) return false;
-  return true;
+  const zg_val minus = zg__operand(g, v, 0);
+  return (axis == -1 || axis == (int64_t)t->rank - 1) && width % 2 == 0 && zg__is_map(g, minus, ZG_S_NEG) &&
+         is_half(g, zg__operand(g, minus, 0), width / 2, x) && is_half(g, zg__operand(g, v, 1), 0, &x1) && zg_same(*x, x1);
 }
 
 bool zg__match_rotary(const zg_graph *g, zg_val v, zg__rotation *out) {
   if (zg_is_op(g, v, &zg_op_rotary)) {
-    *out = (zg__rotation){operand(g, v, 0), operand(g, v, 1), operand(g, v, 2)};
+    *out = (zg__rotation){zg__operand(g, v, 0), zg__operand(g, v, 1), zg__operand(g, v, 2)};
     return true;
   }
-  if (!is_map(g, v, ZG_S_ADD)) return false;
+  if (!zg__is_map(g, v, ZG_S_ADD)) return false;
   for (uint32_t k = 0; k < 8; k++) {   // which summand is turned, and which factors are the tables
-    const zg_val turned = operand(g, v, k & 1), plain = operand(g, v, !(k & 1));
-    if (!is_map(g, turned, ZG_S_MUL) || !is_map(g, plain, ZG_S_MUL) || !is_turned(g, operand(g, turned, k >> 1 & 1), &out->x)) continue;
-    if (!zg_same(operand(g, plain, k >> 2 & 1), out->x)) continue;
-    out->s = operand(g, turned, !(k >> 1 & 1)), out->c = operand(g, plain, !(k >> 2 & 1));
+    const zg_val turned = zg__operand(g, v, k & 1), plain = zg__operand(g, v, !(k & 1));
+    if (!zg__is_map(g, turned, ZG_S_MUL) || !zg__is_map(g, plain, ZG_S_MUL) || !is_turned(g, zg__operand(g, turned, k >> 1 & 1), &out->x)) continue;
+    if (!zg_same(zg__operand(g, plain, k >> 2 & 1), out->x)) continue;
+    out->s = zg__operand(g, turned, !(k >> 1 & 1)), out->c = zg__operand(g, plain, !(k >> 2 & 1));
     const zg_type *t = zg_type_of(g, out->x);
-    if (zg_type_equal(t, zg_type_of(g, v)) && broadcasts(zg_type_of(g, out->c), t) && broadcasts(zg_type_of(g, out->s), t)) return true;
+    if (zg_type_equal(t, zg_type_of(g, v)) && zg_type_fits(zg_type_of(g, out->c), t) && zg_type_fits(zg_type_of(g, out->s), t)) return true;
   }
   return false;
 }
 
-zg_status zg_pass_opt_rotary(const zg_graph *g, zg_graph **out) {
-  zg_arena scratch = {0};
-  zg_builder *b = zg_builder_new();
-  zg_val *map = ZG_NEW_N(&scratch, zg_val, g->values.n);
-  const bool *live = zg_find_live(g, &scratch);
-  for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(b); i++) {
-    const zg_node *n = &g->nodes.at[i];
-    zg__rotation m;
-    if (!zg__node_live(n, live) && !zg__leaf_name(n->op, n->attr)) continue;
-    if (n->n_out != 1 || n->op == &zg_op_rotary || !zg__match_rotary(g, zg_out(n, 0), &m)) {
-      zg_emit_copy(b, g, n, map);
-      continue;
-    }
-    const zg_val in[3] = {map[m.x.id], map[m.c.id], map[m.s.id]};
-    zg_builder_origin(b, n->origin);
-    map[n->out] = zg_emit1(b, &zg_op_rotary, NULL, in, 3);
-    zg_builder_name(b, map[n->out], g->values.at[n->out].name);
-    zg_builder_origin(b, (zg_origin){0});
-  }
-  zg__copy_outputs(b, g, map, ~0u);
-  zg_builder_props(b, g->props);
-  zg_arena_fini(&scratch);
-  return zg_builder_finish(b, out);
+static bool rewrite(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val *map, void *user) {
+  zg__rotation m;
+  (void)user;
+  if (n->n_out != 1 || n->op == &zg_op_rotary || !zg__match_rotary(g, zg_out(n, 0), &m)) return false;
+  const zg_val in[3] = {map[m.x.id], map[m.c.id], map[m.s.id]};
+  map[n->out] = zg_emit1(b, &zg_op_rotary, NULL, in, 3);
+  return true;
 }
+
+zg_status zg_pass_opt_rotary(const zg_graph *g, zg_graph **out) { return zg__rebuild(g, rewrite, NULL, out); }

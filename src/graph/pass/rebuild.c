@@ -1,4 +1,4 @@
-// What passes that rebuild a graph share: copying outputs, and lowering one node in place.
+// What passes that rebuild a graph share: the walk, copying outputs, and lowering one node in place.
 #include "graph/graph_priv.h"
 
 void zg__copy_outputs(zg_builder *b, const zg_graph *g, const zg_val *map, uint32_t kinds) {
@@ -35,4 +35,23 @@ void zg__emit_lowered(zg_builder *b, const zg_graph *g, const zg_node *n, zg_val
   }
   zg_builder_origin(b, (zg_origin){0});
   zg_arena_fini(&scratch);
+}
+
+zg_status zg__rebuild(const zg_graph *g, zg__rewrite_fn *fn, void *user, zg_graph **out) {
+  zg_arena scratch = {0};
+  zg_builder *b = zg_builder_new();
+  zg_val *map = ZG_NEW_N(&scratch, zg_val, g->values.n);
+  const bool *live = zg_find_live(g, &scratch);
+  for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(b); i++) {
+    const zg_node *n = &g->nodes.at[i];
+    if (!zg__node_live(n, live) && !zg__leaf_name(n->op, n->attr)) continue;
+    zg_builder_origin(b, n->origin);
+    if (!fn(b, g, n, map, user)) zg_emit_copy(b, g, n, map);
+    else
+      for (uint32_t k = 0; k < n->n_out; k++) zg_builder_name(b, map[n->out + k], g->values.at[n->out + k].name);
+  }
+  zg__copy_outputs(b, g, map, ~0u);
+  zg_builder_props(b, g->props);
+  zg_arena_fini(&scratch);
+  return zg_builder_finish(b, out);
 }

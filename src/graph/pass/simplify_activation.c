@@ -17,9 +17,6 @@ typedef struct { zg_val at[MAX_FACTORS]; uint32_t n; double k; bool ok; } produc
 
 static bool near(double a, double b) { return fabs(a - b) <= 1e-4 * fabs(b); }
 
-static bool is_map(const zg_graph *g, zg_val v, zg_scalar s) { return zg_is_op(g, v, zg_map_op(s)); }
-static zg_val operand(const zg_graph *g, zg_val v, uint32_t i) { return zg_in(g, zg_node_of(g, v), i); }
-
 static bool small_const(const zg_graph *g, zg_val v, double *k) {   // does not change the other operand's shape
   return zg_elems(zg_type_of(g, v)) == 1 && zg__is_splat(g, v, k);
 }
@@ -28,12 +25,12 @@ static void flatten(const zg_graph *g, zg_val v, product *p, int depth) {
   double k;
   if (small_const(g, v, &k)) {
     p->k *= k;
-  } else if (depth < 6 && is_map(g, v, ZG_S_MUL)) {
-    flatten(g, operand(g, v, 0), p, depth + 1);
-    flatten(g, operand(g, v, 1), p, depth + 1);
-  } else if (depth < 6 && is_map(g, v, ZG_S_DIV) && small_const(g, operand(g, v, 1), &k) && k != 0) {
+  } else if (depth < 6 && zg__is_map(g, v, ZG_S_MUL)) {
+    flatten(g, zg__operand(g, v, 0), p, depth + 1);
+    flatten(g, zg__operand(g, v, 1), p, depth + 1);
+  } else if (depth < 6 && zg__is_map(g, v, ZG_S_DIV) && small_const(g, zg__operand(g, v, 1), &k) && k != 0) {
     p->k /= k;
-    flatten(g, operand(g, v, 0), p, depth + 1);
+    flatten(g, zg__operand(g, v, 0), p, depth + 1);
   } else if (p->n < MAX_FACTORS) {
     p->at[p->n++] = v;
   } else {
@@ -50,10 +47,10 @@ static product factors(const zg_graph *g, zg_val v) {
 // v = 1 + f(u): gives u.
 static bool one_plus(const zg_graph *g, zg_val v, zg_scalar f, zg_val *u) {
   double k;
-  if (!is_map(g, v, ZG_S_ADD)) return false;
+  if (!zg__is_map(g, v, ZG_S_ADD)) return false;
   for (uint32_t i = 0; i < 2; i++)
-    if (small_const(g, operand(g, v, i), &k) && k == 1 && is_map(g, operand(g, v, 1 - i), f)) {
-      *u = operand(g, operand(g, v, 1 - i), 0);
+    if (small_const(g, zg__operand(g, v, i), &k) && k == 1 && zg__is_map(g, zg__operand(g, v, 1 - i), f)) {
+      *u = zg__operand(g, zg__operand(g, v, 1 - i), 0);
       return true;
     }
   return false;
@@ -68,30 +65,30 @@ static bool is_scaled_cube(const zg_graph *g, zg_val v, zg_val x, double k) {   
   const product p = factors(g, v);
   double e;
   if (!p.ok || !near(p.k, k)) return false;
-  if (p.n == 1 && is_map(g, p.at[0], ZG_S_POW))
-    return zg_same(operand(g, p.at[0], 0), x) && zg__is_splat(g, operand(g, p.at[0], 1), &e) && e == 3;
+  if (p.n == 1 && zg__is_map(g, p.at[0], ZG_S_POW))
+    return zg_same(zg__operand(g, p.at[0], 0), x) && zg__is_splat(g, zg__operand(g, p.at[0], 1), &e) && e == 3;
   return p.n == 3 && zg_same(p.at[0], x) && zg_same(p.at[1], x) && zg_same(p.at[2], x);
 }
 
 // u = sqrt(2/pi) * (x + 0.044715 x^3)
 static bool is_tanh_argument(const zg_graph *g, zg_val u, zg_val x) {
   const product p = factors(g, u);
-  if (!p.ok || p.n != 1 || !near(p.k, 0.79788456) || !is_map(g, p.at[0], ZG_S_ADD)) return false;
+  if (!p.ok || p.n != 1 || !near(p.k, 0.79788456) || !zg__is_map(g, p.at[0], ZG_S_ADD)) return false;
   for (uint32_t i = 0; i < 2; i++)
-    if (zg_same(operand(g, p.at[0], i), x) && is_scaled_cube(g, operand(g, p.at[0], 1 - i), x, 0.044715)) return true;
+    if (zg_same(zg__operand(g, p.at[0], i), x) && is_scaled_cube(g, zg__operand(g, p.at[0], 1 - i), x, 0.044715)) return true;
   return false;
 }
 
 zg_val zg__match_activation(zg_builder *b, zg_val v) {
   const zg_graph *g = zg_builder_graph(b);
-  if (!zg_is(v) || !is_map(g, v, ZG_S_MUL) || !zg_dtype_is_float(zg_type_of(g, v)->dtype)) return v;
+  if (!zg_is(v) || !zg__is_map(g, v, ZG_S_MUL) || !zg_dtype_is_float(zg_type_of(g, v)->dtype)) return v;
   const product p = factors(g, v);
   if (!p.ok || p.n != 2) return v;
   for (uint32_t i = 0; i < 2; i++) {
     const zg_val x = p.at[i], f = p.at[1 - i];
     zg_val u;
     if (!zg_same_shape(zg_type_of(g, x), zg_type_of(g, v))) continue;
-    if (p.k == 1 && is_map(g, f, ZG_S_SIGMOID) && zg_same(operand(g, f, 0), x)) return zg_b_map1(b, ZG_S_SILU, x);
+    if (p.k == 1 && zg__is_map(g, f, ZG_S_SIGMOID) && zg_same(zg__operand(g, f, 0), x)) return zg_b_map1(b, ZG_S_SILU, x);
     if (near(p.k, 0.5) && one_plus(g, f, ZG_S_ERF, &u) && is_scaled(g, u, x, 0.70710678)) return zg_b_map1(b, ZG_S_GELU, x);
     if (near(p.k, 0.5) && one_plus(g, f, ZG_S_TANH, &u) && is_tanh_argument(g, u, x)) return zg_b_map1(b, ZG_S_GELU_TANH, x);
   }
@@ -100,14 +97,14 @@ zg_val zg__match_activation(zg_builder *b, zg_val v) {
 
 // v = rest * c with a constant scalar c: gives rest.
 static bool scaled_by(const zg_graph *g, zg_val v, zg_val *rest, double *c) {
-  if (is_map(g, v, ZG_S_DIV) && small_const(g, operand(g, v, 1), c) && *c != 0) {
+  if (zg__is_map(g, v, ZG_S_DIV) && small_const(g, zg__operand(g, v, 1), c) && *c != 0) {
     *c = 1 / *c;
-    *rest = operand(g, v, 0);
+    *rest = zg__operand(g, v, 0);
     return true;
   }
-  for (uint32_t i = 0; i < 2 && is_map(g, v, ZG_S_MUL); i++)
-    if (small_const(g, operand(g, v, i), c)) {
-      *rest = operand(g, v, 1 - i);
+  for (uint32_t i = 0; i < 2 && zg__is_map(g, v, ZG_S_MUL); i++)
+    if (small_const(g, zg__operand(g, v, i), c)) {
+      *rest = zg__operand(g, v, 1 - i);
       return true;
     }
   return false;
