@@ -86,7 +86,7 @@ static bool find_top(const finder *f, const zg_val logits, match *m) {
          labels < f->top[logits.id];
 }
 
-// Can the loss's class weights have no gradient: a constant, or a tensor that is not trained.
+// Can the loss's class weights have no gradient: a constant, or a tensor that is not trained. A leaf in any case.
 static bool is_fixed(const zg_graph *g, zg_val v) {
   const zg_node *n = zg_node_of(g, v);
   return n->op == &zg_op_const || n->op == &zg_op_fill || (n->op == &zg_op_param && ((const zg_param_attr *)n->attr)->role != ZG_ROLE_TRAINABLE);
@@ -164,7 +164,9 @@ static void emit_chunked(const finder *f, const match *m, int64_t rows, double s
   for (uint32_t i = m->n_path; i-- > 0;) x = view_of_rows(g, b, m->path[i], x, width, &axis);
   x = as_rows(b, x, axis);
   const int64_t n = zg_b_type(b, x)->dim[0];
-  const zg_val weight = m->loss->n_in > 2 ? map[zg_in(g, m->loss, 2).id] : (zg_val){0};
+  const zg_val from = m->loss->n_in > 2 ? zg_in(g, m->loss, 2) : (zg_val){0};
+  if (zg_is(from) && !zg_is(map[from.id])) zg_emit_copy(b, g, zg_node_of(g, from), map);   // a leaf between `top` and the loss
+  const zg_val weight = map[from.id];
   const zg_val bias = zg_is(m->bias) ? zg_b_reshape(b, map[m->bias.id], &m->classes, 1) : (zg_val){0};
   const zg_val in[5] = {x, map[zg_in(g, m->product, 1).id], zg_b_reshape(b, map[zg_in(g, m->loss, 1).id], &n, 1), bias, weight};
   const zg_linear_cross_entropy_attr a = {.tb = ((const zg_matmul_attr *)m->product->attr)->tb, .rows = rows, .ignore = ce->ignore,
@@ -235,7 +237,7 @@ zg_status zg_pass_opt_loss_chunk(const zg_graph *g, int64_t rows, double seed, z
   for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(f.b); i++) {
     const zg_node *n = &g->nodes.at[i];
     if (at[i].loss) emit_chunked(&f, &at[i], rows, scale_of(g, zg_out(at[i].loss, 0), seed), map);
-    else if (!replaced[i] && (zg__node_live(n, live) || zg__leaf_name(n->op, n->attr))) zg_emit_copy(f.b, g, n, map);
+    else if (!replaced[i] && !zg_is(map[n->out]) && (zg__node_live(n, live) || zg__leaf_name(n->op, n->attr))) zg_emit_copy(f.b, g, n, map);
   }
   zg__copy_outputs(f.b, g, map, ~0u);
   zg_builder_props(f.b, g->props);
