@@ -278,6 +278,8 @@ static const zg_op_case cases[] = {
      "%5, %6, %7 = recurrent %1, %2, %3, %4 cell=2 reverse=1\noutput value \"cs\" %7"},
     {.name = "gru", .text = CELL_IN("[3,2,6]", "[6,2]", "[2,2]") MORE("[2]") CELL4("cell=3")},
     {.name = "gru, reverse, one step", .text = CELL_IN("[1,2,9]", "[9,3]", "[2,3]") MORE("[3]") CELL4("cell=3 reverse=1")},
+    {.name = "lstm, no steps", .text = CELL_IN("[0,2,8]", "[8,2]", "[2,2]") MORE("[2,2]") CELL4("cell=2")},
+    {.name = "tanh, no steps", .text = CELL_IN("[0,2,2]", "[2,2]", "[2,2]") CELL3("")},
     {.name = "no batch", .text = CELL_IN("[2,0,8]", "[8,2]", "[0,2]") MORE("[0,2]") CELL4("cell=2")},
 };
 const zg_op zg_op_recurrent = {.name = "recurrent", .traits = ZG_CORE, ZG_ATTRS(zg_recurrent_attr, fields), .n_out = 3,

@@ -162,16 +162,19 @@ static zg_val gate(const cell *c, zg_val v, int64_t k, int64_t n) {
   return zg_b_slice1(c->b, v, -1, k * c->H, n * c->H);
 }
 
-static zg_val act(const cell *c, const side *s, int k, zg_val x) {
-  const activation *a = &s->act[k];
+static zg_val unclipped(const cell *c, const activation *a, zg_val x) {
   zg_val y = {0};
+  if (!zg__activation(c->b, a->name, a->alpha, a->beta, x, &y))
+    zg_builder_fail(c->b, zg_onnx_error(c->n, ZG_UNSUPPORTED, "activation \"%s\" is not known", a->name));
+  return y;
+}
+
+static zg_val act(const cell *c, const side *s, int k, zg_val x) {
   if (c->clip > 0) {
     const zg_val in[] = {x, zg_b_like(c->b, x, -c->clip), zg_b_like(c->b, x, c->clip)};
     x = zg_emit1(c->b, zg_map_op(ZG_S_CLIP), NULL, in, 3);
   }
-  if (!zg__activation(c->b, a->name, a->alpha, a->beta, x, &y))
-    zg_builder_fail(c->b, zg_onnx_error(c->n, ZG_UNSUPPORTED, "activation \"%s\" is not known", a->name));
-  return y;
+  return unclipped(c, &s->act[k], x);
 }
 
 // Everything of direction d that is outside the loop.
@@ -246,11 +249,7 @@ static state lstm_step(const cell *c, const side *s, zg_val x, state old) {  // 
   state now;
   now.c = add_opt(b, zg_mul(b, i, fresh), mul_opt(b, f, old.c));
   const zg_val o = act(c, s, 0, add_opt(b, gate(c, all, 1, 1), mul_opt(b, now.c, s->peep[1])));
-  const activation *h = &s->act[2];
-  zg_val shown = {0};
-  if (!zg__activation(b, h->name, h->alpha, h->beta, now.c, &shown))
-    zg_builder_fail(b, zg_onnx_error(c->n, ZG_UNSUPPORTED, "activation \"%s\" is not known", h->name));
-  now.h = zg_mul(b, o, shown);
+  now.h = zg_mul(b, o, unclipped(c, &s->act[2], now.c));
   now.saved[0] = i, now.saved[1] = o, now.saved[2] = f, now.saved[3] = fresh;
   return now;
 }
@@ -396,7 +395,7 @@ static zg_val slots(const cell *c, bool reverse, zg_val first, const state *walk
 
 static zg_val saved_steps(const cell *c, const state *walk) {  // [T, B, S*H]
   const int64_t one[] = {1, c->B, 4 * c->H};
-  zg_val *at = zg_alloc((size_t)c->T * sizeof *at);
+  zg_val *at = zg_alloc((size_t)c->T * sizeof *at + 1);
   for (int64_t t = 0; t < c->T; t++) at[t] = zg_b_reshape(c->b, zg_b_concat(c->b, walk[t].saved, 4, 1), one, 3);
   const zg_val all = zg_b_concat(c->b, at, (uint32_t)c->T, 0);
   zg_free(at);
@@ -415,12 +414,12 @@ zg_status zg__recurrent_unroll(zg_lower *x) {
   const cell c = {.b = x->b, .T = xw.dim[0], .B = xw.dim[1], .H = r.dim[1], .D = 1, .gates = zg_cell_gates(a->cell), .flag = gru};
   const side s = {.xw = x->in[0], .r = x->in[1], .h0 = x->in[2], .act = forms[a->cell].act,
                   .rb = gru ? x->in[3] : (zg_val){0}, .c0 = lstm ? x->in[3] : (zg_val){0}};
-  const int64_t no_c[] = {c.T + 1, c.B, 0}, nothing[] = {c.T, c.B, 0};
+  const int64_t no_c[] = {c.T + 1, c.B, 0}, nothing[] = {c.T, c.B, zg_cell_saved(a->cell) * c.H};
   const zg_type c_type = zg_type_make(xw.dtype, 3, no_c), s_type = zg_type_make(xw.dtype, 3, nothing);
   state *walk = zg_alloc((size_t)c.T * sizeof *walk + 1);
   run_side(&c, &s, a->reverse, forms[a->cell].step, walk);
   x->out[0] = slots(&c, a->reverse, s.h0, walk, offsetof(state, h));
-  x->out[1] = lstm || gru ? saved_steps(&c, walk) : zg_b_fill(x->b, &s_type, 0);
+  x->out[1] = zg_elems(&s_type) ? saved_steps(&c, walk) : zg_b_fill(x->b, &s_type, 0);
   x->out[2] = lstm ? slots(&c, a->reverse, s.c0, walk, offsetof(state, c)) : zg_b_fill(x->b, &c_type, 0);
   zg_free(walk);
   return NULL;
