@@ -34,8 +34,8 @@ static zg_status linear_cross_entropy_infer(zg_infer *x) {
   if (!ok || !is_vector(bias, v) || !is_vector(cw, v))
     return zg_error(ZG_INVALID, "rows %s, matrix %s%s and labels %s do not fit", zg_type_text(h), zg_type_text(w),
                     a->tb ? " transposed" : "", zg_type_text(l));
-  if (a->rows < 1 || a->reduction < ZG__CE_MEAN || a->reduction > ZG__CE_SUM || (cw && a->smoothing != 0))
-    return zg_error(ZG_INVALID, "wants at least 1 row a chunk, the mean or the sum, class weights or smoothing");
+  if (a->rows < 1 || a->scale == 0 || a->reduction < ZG__CE_MEAN || a->reduction > ZG__CE_SUM || (cw && a->smoothing != 0))
+    return zg_error(ZG_INVALID, "wants at least 1 row a chunk, a scale that is not 0, the mean or the sum, class weights or smoothing");
   const zg_dtype wide = zg__wide_dtype(h->dtype);
   x->out[LOSS] = zg_type_scalar(wide);
   x->out[DH] = zg_type_make(wide, 2, h->dim);
@@ -106,7 +106,7 @@ static zg_status linear_cross_entropy_lower(zg_lower *x) {
   chunks c = {.b = b, .a = a, .h = x->in[H], .w = x->in[W], .labels = zg_b_cast(b, x->in[LABELS], ZG_I64),
               .bias = optional(x, BIAS), .class_weight = optional(x, CLASS_WEIGHT),
               .ce = {.axis = 1, .ignore = a->ignore, .smoothing = a->smoothing, .reduction = ZG__CE_NONE}};
-  const int64_t n = zg_b_type(b, c.h)->dim[0], n_chunks = (n + a->rows - 1) / a->rows;
+  const int64_t n = zg_b_type(b, c.h)->dim[0], n_chunks = zg__ceil_div(n, a->rows);
   const zg_dtype wide = zg__wide_dtype(zg_b_type(b, c.h)->dtype);
   const zg_val share = zg__ce_share(b, &c.ce, c.labels, c.class_weight, wide);
   const zg_val count = zg_b_reduce_all(b, ZG_RED_SUM, share);
@@ -164,7 +164,7 @@ static const zg_op_case linear_cross_entropy_cases[] = {
      .text = HWL("[5,3]", "[3,4]", "[5]") "%4, %5, %6, %7, %10 = linear_cross_entropy %1, %2, %3 rows=2" OUT4,
      .hi = 3},
     {.name = "one chunk, matrix transposed",
-     .text = HWL("[4,3]", "[5,3]", "[4]") "%4, %5, %6, %7, %10 = linear_cross_entropy %1, %2, %3 tb=1 rows=9" OUT4,
+     .text = HWL("[4,3]", "[5,3]", "[4]") "%4, %5, %6, %7, %10 = linear_cross_entropy %1, %2, %3 tb=1 rows=9223372036854775807" OUT4,
      .hi = 4},
     {.name = "row by row, ignored label, sum",
      .text = HWL("[4,3]", "[3,4]", "[4]") "%4, %5, %6, %7, %10 = linear_cross_entropy %1, %2, %3 rows=1 reduction=1" OUT4,
