@@ -171,6 +171,10 @@ START_TEST(tied) {
   fails(zg_onnx_tie(s.m, wrong, 2), ZG_INVALID, "did you mean \"head\"?");
   fails(zg_onnx_tie(s.m, apart, 2), ZG_INVALID, "\"emb\" is f32[6,4], \"w1\" is f32[4,4]");
   fails(zg_onnx_tie(s.m, names, 1), ZG_INVALID, "at least two");
+  static const char *const chain[] = {"layer_w", "w1"}, *const longer[] = {"layer_v", "layer_w"};
+  ok(zg_onnx_tie(s.m, chain, 2));
+  fails(zg_onnx_tie(s.m, longer, 2), ZG_INVALID, "\"layer_w\" is named twice");   // what follows w1 would follow layer_v
+  fails(zg_onnx_tie(s.m, (const char *const[]){"w1", "layer_v"}, 2), ZG_INVALID, "is named twice");
   done(&s);
 }
 END_TEST

@@ -66,6 +66,12 @@ bool zg__same_or_transposed(zg_onnx_model *m, uint32_t a, uint32_t b, bool *tran
   return yes;
 }
 
+static bool leads(const zg_onnx_model *m, uint32_t i) {
+  for (size_t k = 0; k < m->tensors.n; k++)
+    if (m->tensors.at[k].tied_to == i + 1) return true;
+  return false;
+}
+
 static zg_status tie_to(zg_onnx_model *m, uint32_t leader, uint32_t i) {
   zg__tensor *a = &m->tensors.at[leader], *t = &m->tensors.at[i];
   const bool same = zg_type_equal(&a->info.type, &t->info.type),
@@ -75,7 +81,7 @@ static zg_status tie_to(zg_onnx_model *m, uint32_t leader, uint32_t i) {
     return zg_error(ZG_INVALID, "ties: \"%s\" is %s, \"%s\" is %s: want equal float types, or one the transpose of the other", a->info.name,
                     zg_type_text(&a->info.type), t->info.name, zg_type_text(&t->info.type));
   if (t->tied_to == leader + 1) return NULL;   // said before
-  if (t->tied_to || a->tied_to || i == leader)
+  if (t->tied_to || a->tied_to || i == leader || leads(m, i))
     return zg_error(ZG_INVALID, "ties: \"%s\" is named twice; put all tensors that are one parameter into one list", t->info.name);
   zg_status s = compare(m, leader, i, &how);
   if (s && same && turned) return s;   // a square one: only its values tell
