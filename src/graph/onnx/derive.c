@@ -7,13 +7,8 @@
 //   split      operands of nodes that read a merged parameter (zg_onnx_untie)
 //
 // An export that replaces one writes it as an initializer under its name: the node that made it goes, or the operand is
-// renamed (export_edit.c). What is not replaced stays as it was in the file.
+// renamed (export.c). What is not replaced stays as it was in the file.
 #include "graph/onnx/onnx_priv.h"
-
-static const Onnx__TensorProto *initializer_of(const Onnx__GraphProto *g, const zg_map *initializers, const char *name) {
-  uint64_t i;
-  return zg_map_get(initializers, name, &i) ? g->initializer[i] : NULL;
-}
 
 static const Onnx__AttributeProto *plain_attr(const Onnx__NodeProto *n, const char *name) {
   for (size_t i = 0; i < n->n_attribute; i++)
@@ -41,10 +36,10 @@ static void drop_sources(sources *s) {
 
 static const Onnx__TensorProto *constant_named(const sources *s, const char *name) {
   const Onnx__SparseTensorProto *sparse;
-  const Onnx__TensorProto *t = initializer_of(s->g, &s->initializers, name);
   uint64_t i;
-  if (t || !zg_map_get(&s->constants, name, &i)) return t;
-  t = zg__constant_value(s->g->node[i], &sparse);
+  if (zg_map_get(&s->initializers, name, &i)) return s->g->initializer[i];
+  if (!zg_map_get(&s->constants, name, &i)) return NULL;
+  const Onnx__TensorProto *t = zg__constant_value(s->g->node[i], &sparse);
   return sparse ? NULL : t;
 }
 

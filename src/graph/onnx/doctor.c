@@ -29,16 +29,11 @@ static void put(names *l, const char *name) {
   l->n++;
 }
 
-// "3 tensors: "a", "b", "c""; frees the list.
-static const char *listed(doctor *d, names *l, const char *one, const char *many) {
-  const char *more = l->n > SHOWN ? ", ..." : "";
-  const char *text = zg_arena_printf(d->mem, "%u %s: %s%s", l->n, l->n == 1 ? one : many, l->n ? l->text.at : "", more);
+// Adds "3 tensors: "a", "b", "c"" where there are any; frees the list.
+static void add_list(doctor *d, names *l, const char *kind, const char *one, const char *many, const char *effect, const char *remedy) {
+  if (l->n == 0) return;
+  add(d, kind, zg_arena_printf(d->mem, "%u %s: %s%s", l->n, l->n == 1 ? one : many, l->text.at, l->n > SHOWN ? ", ..." : ""), effect, remedy);
   zg_str_fini(&l->text);
-  return text;
-}
-
-static const char *label(const Onnx__NodeProto *n) {
-  return *zg__str(n->name) ? n->name : n->n_output ? zg__str(n->output[0]) : "";
 }
 
 static bool is_op(const Onnx__NodeProto *n, const char *op) { return !strcmp(zg__str(n->op_type), op) && !*zg__domain(n->domain); }
@@ -69,7 +64,7 @@ static void found_merged(void *user, uint32_t tensor, uint32_t n_groups, uint32_
   doctor *d = user;
   add(d, "merged parameters",
       zg_arena_printf(d->mem, "\"%s\" is read as gain or bias by %u nodes, the first \"%s\": %u parameters of equal values were made one",
-                      d->m->tensors.at[tensor].info.name, n_readers, label(first), n_groups),
+                      d->m->tensors.at[tensor].info.name, n_readers, zg__label(first), n_groups),
       "they stay equal, and each step moves them by the sum of their gradients", "untie: auto; or export with the optimiser off");
 }
 
@@ -77,8 +72,9 @@ static void check_merged(doctor *d) { zg__each_merged(d->m, found_merged, d); }
 
 // Sampled elements agree, as they are or transposed: worth a comparison of all.
 static bool may_be_copies(const zg__tensor *a, const void *x, const zg__tensor *b, const void *y) {
-  const int64_t n = zg_elems(&a->info.type), rows = a->info.type.dim[0], columns = a->info.type.dim[1], size = (int64_t)zg_dtype_bytes(a->info.type.dtype);
-  bool same = zg_same_shape(&a->info.type, &b->info.type), turned = rows == b->info.type.dim[1] && columns == b->info.type.dim[0], uniform = true;
+  const zg_type *t = &a->info.type, *u = &b->info.type;
+  const int64_t n = zg_elems(t), rows = t->dim[0], columns = t->dim[1], size = (int64_t)zg_dtype_bytes(t->dtype);
+  bool same = zg_same_shape(t, u), turned = rows == u->dim[1] && columns == u->dim[0], uniform = true;
   for (int64_t k = 0; k < SAMPLES; k++) {
     const int64_t i = k * (n - 1) / (SAMPLES - 1), j = i % columns * rows + i / columns;
     const char *at = (const char *)x + i * size;
@@ -125,72 +121,75 @@ static bool is_made_up(const char *name) {
   return false;
 }
 
-static void check_renamed(doctor *d) {
+static bool is_renamed(const zg__tensor *t) { return t->home == ZG__IN_GRAPH && is_made_up(t->info.name); }
+static bool is_in_node(const zg__tensor *t) { return t->info.is_constant_node; }
+static bool is_half(const zg__tensor *t) { return t->info.type.dtype == ZG_F16 || t->info.type.dtype == ZG_BF16; }
+
+static names trained(const doctor *d, bool (*is)(const zg__tensor *)) {
   names l = {0};
   for (uint32_t i = 0; i < d->m->tensors.n; i++)
-    if (d->m->tensors.at[i].home == ZG__IN_GRAPH && verdict(d, i) == ZG_DECIDED_TRAINABLE && is_made_up(d->m->tensors.at[i].info.name))
-      put(&l, d->m->tensors.at[i].info.name);
-  if (l.n)
-    add(d, "renamed parameters", listed(d, &l, "trained tensor with a made-up name", "trained tensors with made-up names"),
-        "globs of frozen, trainable and optimizer.groups that follow the framework's names miss them (weight decay on a bias, say)",
-        "name them as the list does; or export with the optimiser off (PyTorch: optimize=False, TorchScript: do_constant_folding=False)");
+    if (verdict(d, i) == ZG_DECIDED_TRAINABLE && is(&d->m->tensors.at[i])) put(&l, d->m->tensors.at[i].info.name);
+  return l;
+}
+
+static void check_renamed(doctor *d) {
+  names l = trained(d, is_renamed);
+  add_list(d, &l, "renamed parameters", "trained tensor with a made-up name", "trained tensors with made-up names",
+           "globs of frozen, trainable and optimizer.groups that follow the framework's names miss them (weight decay on a bias, say)",
+           "name them as the list does; or export with the optimiser off (PyTorch: optimize=False, TorchScript: do_constant_folding=False)");
 }
 
 static void check_constants(doctor *d) {
-  names l = {0};
-  for (uint32_t i = 0; i < d->m->tensors.n; i++)
-    if (d->m->tensors.at[i].info.is_constant_node && verdict(d, i) == ZG_DECIDED_TRAINABLE) put(&l, d->m->tensors.at[i].info.name);
-  if (l.n)
-    add(d, "weights in nodes", listed(d, &l, "weight is the result of a Constant or ConstantOfShape node", "weights are results of Constant or ConstantOfShape nodes"),
-        "trained by rule, since they stand where weights do; in the trained model those of ConstantOfShape are initializers",
-        "frozen: [NAME] where one is no weight");
+  names l = trained(d, is_in_node);
+  add_list(d, &l, "weights in nodes", "weight is the result of a Constant or ConstantOfShape node",
+           "weights are results of Constant or ConstantOfShape nodes",
+           "trained by rule, since they stand where weights do; in the trained model those of ConstantOfShape are initializers",
+           "frozen: [NAME] where one is no weight");
 }
 
-static void check_by_reason(doctor *d, zg_onnx_verdict v, const char *part, const char *kind, const char *one, const char *many, const char *effect,
-                            const char *remedy) {
+static void check_by_reason(doctor *d, zg_onnx_verdict v, const char *part, const char *kind, const char *one, const char *many,
+                            const char *effect, const char *remedy) {
   names l = {0};
   zg_onnx_decision x;
   for (uint32_t i = 0; i < d->m->tensors.n; i++)
     if (zg_dtype_is_float(d->m->tensors.at[i].info.type.dtype) && zg_onnx_decided(d->m, i, &x) && x.verdict == v && strstr(x.reason, part))
       put(&l, d->m->tensors.at[i].info.name);
-  if (l.n) add(d, kind, listed(d, &l, one, many), effect, remedy);
+  add_list(d, &l, kind, one, many, effect, remedy);
 }
 
 static void check_tables(doctor *d) {
   static const char *const parts[] = {"rotary positions", "frequencies", "for all heads alike"};
   for (size_t i = 0; i < ZG_COUNT(parts); i++)
-    check_by_reason(d, ZG_DECIDED_FROZEN, parts[i], "tables of positions and masks", "float tensor is a table, not a weight", "float tensors are tables, not weights",
+    check_by_reason(d, ZG_DECIDED_FROZEN, parts[i], "tables of positions and masks", "float tensor is a table, not a weight",
+                    "float tensors are tables, not weights",
                     "left alone, by rule", "trainable: [NAME] where one is learned after all");
 }
 
 static void check_unreached(doctor *d) {
   check_by_reason(d, ZG_DECIDED_FROZEN, "reaches no output", "no gradient", "tensor reaches no output through differentiable ops",
-                  "tensors reach no output through differentiable ops", "not trained", "export the model so that its loss depends on them, or ignore it");
+                  "tensors reach no output through differentiable ops", "not trained",
+                  "export the model so that its loss depends on them, or ignore it");
   check_by_reason(d, ZG_DECIDED_UNREAD, "", "unread tensors", "tensor is read by nothing that an output needs",
                   "tensors are read by nothing that an output needs", "not trained; they stay in the file", "none is needed");
 }
 
 static void check_half(doctor *d) {
-  names l = {0};
-  for (uint32_t i = 0; i < d->m->tensors.n; i++) {
-    const zg_onnx_tensor_info *t = &d->m->tensors.at[i].info;
-    if ((t->type.dtype == ZG_F16 || t->type.dtype == ZG_BF16) && verdict(d, i) == ZG_DECIDED_TRAINABLE) put(&l, t->name);
-  }
-  if (l.n)
-    add(d, "half-precision weights", listed(d, &l, "trained tensor is stored in 16 bits", "trained tensors are stored in 16 bits"),
-        "trained with a float32 copy each, rounded to 16 bits after every update: steps smaller than that rounding show in the copy alone",
-        "export in float32 and set mixed_precision: bf16");
+  names l = trained(d, is_half);
+  add_list(d, &l, "half-precision weights", "trained tensor is stored in 16 bits", "trained tensors are stored in 16 bits",
+           "trained with a float32 copy each, rounded to 16 bits after every update: steps smaller than that rounding show in the copy alone",
+           "export in float32 and set mixed_precision: bf16");
 }
 
 static void check_quantised(doctor *d) {
   names l = {0};
   for (size_t i = 0; i < d->g->n_node; i++) {
     const Onnx__NodeProto *n = d->g->node[i];
-    if ((is_op(n, "DequantizeLinear") || strstr(zg__str(n->op_type), "MatMulNBits")) && n->n_input && is_initializer(d, n->input[0])) put(&l, n->input[0]);
+    const bool reads = is_op(n, "DequantizeLinear") || strstr(zg__str(n->op_type), "MatMulNBits");
+    if (reads && n->n_input && is_initializer(d, n->input[0])) put(&l, n->input[0]);
   }
-  if (l.n)
-    add(d, "quantised weights", listed(d, &l, "weight is stored in integers", "weights are stored in integers"),
-        "integers have no gradient: these weights cannot be trained", "export the float model, train it, quantise the result");
+  add_list(d, &l, "quantised weights", "weight is stored in integers", "weights are stored in integers",
+           "integers have no gradient: these weights cannot be trained",
+           "export the float model, train it, quantise the result");
 }
 
 // ---- layers -------------------------------------------------------------------------------------------------------
@@ -227,23 +226,21 @@ static void check_folded_norms(doctor *d) {
     const Onnx__NodeProto *n = d->g->node[i];
     const bool foreign_bias = is_op(n, "Conv") && n->n_input > 2 && is_initializer(d, n->input[1]) && is_initializer(d, n->input[2]) &&
                               (is_made_up(n->input[2]) || !one_module(n->input[1], n->input[2]));
-    if (foreign_bias || is_rewritten(n, "FuseBatchNorm")) put(&l, label(n));
+    if (foreign_bias || is_rewritten(n, "FuseBatchNorm")) put(&l, zg__label(n));
   }
-  if (l.n)
-    add(d, "folded BatchNormalization", listed(d, &l, "node holds a norm that followed it, and the file has no BatchNormalization",
-                                               "nodes hold norms that followed them, and the file has no BatchNormalization"),
-        "norms folded into the weights before them are gone: nothing normalises while training, and larger learning rates diverge",
-        "export with the optimiser off (PyTorch: model.train(), optimize=False; TorchScript: training=TrainingMode.TRAINING)");
+  add_list(d, &l, "folded BatchNormalization", "node holds a norm that followed it, and the file has no BatchNormalization",
+           "nodes hold norms that followed them, and the file has no BatchNormalization",
+           "norms folded into the weights before them are gone: nothing normalises while training, and larger learning rates diverge",
+           "export with the optimiser off (PyTorch: model.train(), optimize=False; TorchScript: training=TrainingMode.TRAINING)");
 }
 
 static void check_batch_norm(doctor *d) {
   names l = {0};
   for (size_t i = 0; i < d->g->n_node; i++)
-    if (is_op(d->g->node[i], "BatchNormalization")) put(&l, label(d->g->node[i]));
-  if (l.n)
-    add(d, "BatchNormalization", listed(d, &l, "node", "nodes"),
-        "normalises with the batch's statistics while training; the running ones are updated and written into the trained model",
-        "batch_norm: frozen to keep the statistics of the file");
+    if (is_op(d->g->node[i], "BatchNormalization")) put(&l, zg__label(d->g->node[i]));
+  add_list(d, &l, "BatchNormalization", "node", "nodes",
+           "normalises with the batch's statistics while training; the running ones are updated and written into the trained model",
+           "batch_norm: frozen to keep the statistics of the file");
 }
 
 static bool is_active(const doctor *d, const Onnx__NodeProto *n) {   // a Dropout that drops something when the graph is run as it is
@@ -254,11 +251,11 @@ static bool is_active(const doctor *d, const Onnx__NodeProto *n) {   // a Dropou
 static void check_dropout(doctor *d) {
   names idle = {0};
   for (size_t i = 0; i < d->g->n_node; i++)
-    if (is_op(d->g->node[i], "Dropout") && !is_active(d, d->g->node[i])) put(&idle, label(d->g->node[i]));
-  if (idle.n)
-    add(d, "idle Dropout", listed(d, &idle, "node was exported for inference", "nodes were exported for inference"), "dropout: graph leaves it off",
-        "dropout: RATIO makes every Dropout active; or export in train mode");
-  else if (!count(d, "Dropout") && count(d, "MatMul") + count(d, "Gemm") + count(d, "Conv") >= 2)
+    if (is_op(d->g->node[i], "Dropout") && !is_active(d, d->g->node[i])) put(&idle, zg__label(d->g->node[i]));
+  add_list(d, &idle, "idle Dropout", "node was exported for inference", "nodes were exported for inference",
+           "dropout: graph leaves it off",
+           "dropout: RATIO makes every Dropout active; or export in train mode");
+  if (!count(d, "Dropout") && count(d, "MatMul") + count(d, "Gemm") + count(d, "Conv") >= 2)
     add(d, "no Dropout", "the file has no Dropout", "none, if the model has none; if it has, it was exported in eval mode and trains without",
         "export in train mode");
 }
@@ -274,14 +271,14 @@ static void check_biases(doctor *d) {
   for (size_t i = 0; i < d->g->n_node; i++) {
     const Onnx__NodeProto *n = d->g->node[i];
     const bool layer = is_op(n, "MatMul") || (is_op(n, "Conv") && n->n_input < 3) || (is_op(n, "Gemm") && n->n_input < 3);
-    const bool bare = layer && n->n_input > 1 && is_initializer(d, n->input[1]) && !zg_map_get(&biased, zg__str(n->output[0]), NULL);
-    if ((optimised && bare) || lost_its_bias(n)) put(&l, label(n));
+    const bool bare = layer && n->n_input > 1 && n->n_output && is_initializer(d, n->input[1]) &&
+                      !zg_map_get(&biased, zg__str(n->output[0]), NULL);
+    if ((optimised && bare) || lost_its_bias(n)) put(&l, zg__label(n));
   }
   zg_map_fini(&biased);
-  if (l.n)
-    add(d, "missing biases", listed(d, &l, "layer has no bias", "layers have no bias"),
-        "the exporter leaves out biases that are all zero, as fresh ones are: if the model has them, they are not trained",
-        "export with the optimiser off, or after a training step; in Keras bias_initializer=\"random_normal\" with a small deviation");
+  add_list(d, &l, "missing biases", "layer has no bias", "layers have no bias",
+           "the exporter leaves out biases that are all zero, as fresh ones are: if the model has them, they are not trained",
+           "export with the optimiser off, or after a training step; in Keras bias_initializer=\"random_normal\" with a small deviation");
 }
 
 // ---- signature ----------------------------------------------------------------------------------------------------
@@ -292,10 +289,9 @@ static void check_fixed_batch(doctor *d) {
     const zg_signature *s = &d->m->inputs.at[i];
     if (s->known && s->rank && !s->dim[0].symbol) put(&l, s->name);
   }
-  if (l.n)
-    add(d, "fixed batch size", listed(d, &l, "input has a number as its first dim", "inputs have numbers as their first dims"),
-        "data.train.batch_size must be that number; more samples a step need training.gradient_accumulation_steps",
-        "export with a symbolic first dim (dynamic_shapes, dynamic_axes)");
+  add_list(d, &l, "fixed batch size", "input has a number as its first dim", "inputs have numbers as their first dims",
+           "data.train.batch_size must be that number; more samples a step need training.gradient_accumulation_steps",
+           "export with a symbolic first dim (dynamic_shapes, dynamic_axes)");
 }
 
 static void check_outputs(doctor *d) {
@@ -303,12 +299,12 @@ static void check_outputs(doctor *d) {
     const char *name = zg__str(d->g->output[i]->name);
     const Onnx__NodeProto *n = maker(d, name);
     if (n && (is_op(n, "Softmax") || is_op(n, "Sigmoid")))
-      add(d, "probabilities", zg_arena_printf(d->mem, "output \"%s\" ends in %s \"%s\"", name, n->op_type, label(n)),
+      add(d, "probabilities", zg_arena_printf(d->mem, "output \"%s\" ends in %s \"%s\"", name, n->op_type, zg__label(n)),
           "a loss that takes logits would apply it twice",
           is_op(n, "Softmax") ? "loss: {kind: cross_entropy, from_probs: true}, which reads the logits before it"
                               : zg_arena_printf(d->mem, "loss: {kind: mse}; or export logits, for bce_with_logits: \"%s\"", zg__str(n->input[0])));
     if (n && (is_op(n, "ArgMax") || is_op(n, "TopK") || is_op(n, "NonMaxSuppression")))
-      add(d, "decisions", zg_arena_printf(d->mem, "output \"%s\" is made by %s \"%s\"", name, n->op_type, label(n)),
+      add(d, "decisions", zg_arena_printf(d->mem, "output \"%s\" is made by %s \"%s\"", name, n->op_type, zg__label(n)),
           "a choice has no gradient: a loss on it trains nothing", "export the scores before it as an output, and take the loss there");
   }
 }

@@ -131,11 +131,13 @@ bool zg__derived_operand(const zg_onnx_model *m, zg_arena *mem, const Onnx__Node
 // Appends a tensor that starts as `origin`; maker: the Identity node whose place it takes, or NULL. Gives its index.
 uint32_t zg__derive(zg_onnx_model *m, uint32_t origin, const Onnx__NodeProto *maker, const char *name);
 void zg__derive_operand(zg_onnx_model *m, const Onnx__NodeProto *n, uint32_t operand, uint32_t tensor);
-// The bytes of a tied tensor when its leader's are `data`: those, or a transposed copy in mem. tie.c
-// Calls fn for every tensor that zg_onnx_untie would split, and how many tensors it would be; first: a node that reads it. untie.c
+
+// ---- untie.c, tie.c
+// Calls fn for every tensor that zg_onnx_untie would split, and how many tensors it would be; first: a node that reads it.
 typedef void zg__merged_fn(void *user, uint32_t tensor, uint32_t n_groups, uint32_t n_readers, const Onnx__NodeProto *first);
 void zg__each_merged(zg_onnx_model *m, zg__merged_fn *fn, void *user);
 bool zg__same_or_transposed(zg_onnx_model *m, uint32_t a, uint32_t b, bool *transposed);   // equal bytes? absent ones: no
+// The bytes of a tied tensor when its leader's are `data`: those, or a transposed copy in mem.
 const void *zg__tied_bytes(const zg_onnx_model *m, uint32_t i, const void *data, zg_arena *mem);
 zg_status zg__tensor_type(const Onnx__TensorProto *t,
                           zg_type *out);  // unsupported types and ranks are errors
@@ -146,6 +148,10 @@ zg_status zg__tensor_data(zg_onnx_model *m, const Onnx__TensorProto *t, const ch
 zg_status zg__check_path(const char *folder, const char *location, zg_arena *mem,
                          const char **out);  // external files
 static inline const char *zg__str(const char *s) { return s ? s : ""; }
+// What messages call a node: its name, or else its first result's.
+static inline const char *zg__label(const Onnx__NodeProto *n) {
+  return *zg__str(n->name) ? n->name : n->n_output ? zg__str(n->output[0]) : "";
+}
 static inline const char *zg__domain(const char *s) { return !s || !strcmp(s, "ai.onnx") ? "" : s; }
 const Onnx__TensorProto *zg__constant_value(const Onnx__NodeProto *n, const Onnx__SparseTensorProto **sparse);
 zg_status zg__signature(zg_onnx_model *m, const Onnx__ValueInfoProto *v, zg_signature *out);

@@ -78,18 +78,18 @@ static zg_status find_makers(graph *g, uint32_t n) {
 }
 
 static void mark_live(const graph *g, bool *live, const char *const *wanted, size_t n_wanted) {
-  ids todo = {0};
+  ids reached = {0};
   for (size_t i = 0; i < n_wanted; i++) {
     uint64_t maker;
-    if (zg_map_get(&g->makers, zg__str(wanted[i]), &maker)) zg_vec_push(&todo, (uint32_t)maker);
+    if (zg_map_get(&g->makers, zg__str(wanted[i]), &maker)) zg_vec_push(&reached, (uint32_t)maker);
   }
-  while (todo.n) {
-    uint32_t at = todo.at[--todo.n];
+  while (reached.n) {
+    uint32_t at = reached.at[--reached.n];
     if (live[at]) continue;
     live[at] = true;
-    for (size_t k = 0; k < g->deps[at].n; k++) zg_vec_push(&todo, g->deps[at].at[k]);
+    for (size_t k = 0; k < g->deps[at].n; k++) zg_vec_push(&reached, g->deps[at].at[k]);
   }
-  zg_vec_fini(&todo);
+  zg_vec_fini(&reached);
 }
 
 // Puts `root` behind everything it needs. state: 0 new, 1 on the stack, 2 placed.

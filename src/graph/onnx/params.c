@@ -182,10 +182,6 @@ static bool is_running(const uses *u, const use *x, void *user) {
   return yes;
 }
 
-static const char *label(const Onnx__NodeProto *n) {
-  return *zg__str(n->name) ? n->name : n->n_output ? zg__str(n->output[0]) : "";
-}
-
 // The use that says what the tensor is for: the first that is differentiable, or else the first.
 static bool is_telling(const uses *u, const use *x, void *user) {
   const zg_onnx_row *row = row_of(u, x);
@@ -214,7 +210,7 @@ static const char *describe(uses *u, const zg__tensor *t, const char *name) {
   bool position = row && x.operand < 32 && (row->param_operands >> x.operand & 1);
   const char *kind = !position ? "operand" : t->info.type.rank > 1 ? "weight, operand" : "parameter, operand";
   return zg_arena_printf(mem, "%s %u of %s \"%s\"%s", kind, x.operand, zg__str(x.node->op_type),
-                         label(x.node), through);
+                         zg__label(x.node), through);
 }
 
 static const char *matching(const char *const *globs, uint32_t n, const char *name) {
@@ -284,7 +280,7 @@ static zg__decision decide(uses *u, const zg__tensor *t) {
     return (zg__decision){
         .role = ZG_ROLE_RUNNING,
         .reason = zg_arena_printf(mem, "running %s of BatchNormalization \"%s\"",
-                                  s.found.operand == 3 ? "mean" : "variance", label(s.found.node))};
+                                  s.found.operand == 3 ? "mean" : "variance", zg__label(s.found.node))};
   slot_search slot = {.rank = t->info.type.rank};
   const bool own = t->home == ZG__IN_GRAPH || t->origin;
   if (t->in_function || (!own && !any_use(u, -1, name, 0, is_weight_slot, &slot))) return decide_elsewhere(u, t);

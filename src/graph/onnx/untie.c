@@ -96,7 +96,7 @@ static bool collect(const wiring *w, const char *name, int hops, reader_vec *out
     const reader *x = &w->at.at[at - 1];
     if (is_identity(x->node) && hops < MAX_HOPS) {
       if (!collect(w, x->node->output[0], hops + 1, out)) return false;
-    } else if (is_gain_or_bias(x->node, x->operand)) {
+    } else if (x->node->n_output && is_gain_or_bias(x->node, x->operand)) {
       zg_vec_push(out, *x);
     } else {
       return false;
@@ -213,7 +213,7 @@ static void give_tensor(const wiring *w, uint32_t merged, const reader_vec *r, c
     zg__derive(w->m, merged, identity, identity->output[0]);
     return;
   }
-  const char *base = zg_arena_printf(mem, "%s@%s", w->m->tensors.at[merged].info.name, *zg__str(n->name) ? n->name : zg__str(n->output[0]));
+  const char *base = zg_arena_printf(mem, "%s@%s", w->m->tensors.at[merged].info.name, zg__label(n));
   const char *name = base;
   for (int k = 2; name_taken(w, name); k++) name = zg_arena_printf(mem, "%s_%d", base, k);
   const uint32_t tensor = zg__derive(w->m, merged, NULL, name);

@@ -393,7 +393,7 @@ static zg_status dispatch(zg__import *im, zg__scope *s, zg_onnx_node *v, const O
 }
 
 static zg_status run_node(zg__import *im, zg__scope *s, const Onnx__NodeProto *n) {
-  const char *label = *zg__str(n->name) ? n->name : n->n_output ? zg__str(n->output[0]) : "";
+  const char *label = zg__label(n);
   const zg__frame *f = s->frame;
   zg_onnx_attrs attrs = {n, f, im};
   uint32_t n_in = (uint32_t)n->n_input;

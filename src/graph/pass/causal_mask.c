@@ -12,7 +12,7 @@
 
 typedef struct { int64_t from[ZG_MAX_RANK], to[ZG_MAX_RANK]; } box;   // [from, to)
 typedef struct { double lo, hi; bool known; } interval;
-typedef struct { const zg_graph *g; int64_t left, t, s, offset; bool ok, unknown; zg_val mask; } prover;
+typedef struct { const zg_graph *g; int64_t left, s, offset; bool ok, unknown; zg_val mask; } prover;
 
 static const interval UNKNOWN = {0};
 static interval exactly(double x) { return (interval){x, x, true}; }
@@ -194,7 +194,7 @@ static bool find_offset(prover *p) {
 int zg__mask_is_causal(const zg_graph *g, zg_val mask, int64_t t, int64_t s, int64_t *offset) {
   const zg_type *type = zg_type_of(g, mask);
   if (type->rank < 2 || type->dim[type->rank - 2] != t || type->dim[type->rank - 1] != s || zg_elems(type) == 0) return 0;
-  prover p = {.g = g, .mask = mask, .t = t, .s = s, .ok = true, .left = 100 * 1000 * 1000};
+  prover p = {.g = g, .mask = mask, .s = s, .ok = true, .left = 100 * 1000 * 1000};
   if (!find_offset(&p)) return -1;
   prove(&p, 0, t, 0, s);
   *offset = p.offset;
