@@ -105,8 +105,8 @@ extern const zg_op zg_op_cross_entropy;
 typedef struct { int64_t axis, ignore, log_probs; double smoothing; int64_t reduction; } zg_cross_entropy_attr;  // 0 mean, 1 sum, 2 none
 // linear_cross_entropy: (h: f[N,K], w: f[K,V] or with tb [V,K], labels: i64[N] [, bias: f[V] [, class weights: f[V]]], either may
 // be omitted) -> loss: f32[], dh, dw, dbias, top: i64[N]: the mean or sum of cross_entropy(h w + bias) over rows, `scale` times its
-// gradient by each of h, w, bias (f32 or f64), and the class of the largest logit (the first of equals). Computed `rows` rows at a time: the [N,V] logits are never held whole. The results
-// that nobody reads are not computed. op/loss_linear.c
+// gradient by each of h, w, bias (f32 or f64), and the class of the largest logit (the first of equals). Computed `rows` rows at a
+// time: the [N,V] logits are never held whole. The results that nobody reads are not computed; scale is not 0. op/loss_linear.c
 extern const zg_op zg_op_linear_cross_entropy;
 typedef struct { int64_t tb, rows, ignore, reduction; double smoothing, scale; } zg_linear_cross_entropy_attr;
 // Attention with softcap (0: none) and f64 (softmax in double); operands as flash_attention's, one result. op/attention.c

@@ -100,9 +100,8 @@ static zg_status run_merge(const zg_graph *g, const args *a, zg_graph **out) {
 static zg_status run_loss_chunk(const zg_graph *g, const args *a, zg_graph **out) {
   return zg_pass_opt_loss_chunk(g, (int64_t)num(a, "rows", 4), num(a, "seed", 1), out);
 }
-static zg_status run_bf16(const zg_graph *g, const args *a, zg_graph **out) {
-  (void)a;
-  return zg_pass_lower_half(g, ZG_BF16, out);
+static zg_status run_half(const zg_graph *g, const args *a, zg_graph **out) {
+  return zg_pass_lower_half(g, strcmp(arg(a, "type", "bf16"), "f16") ? ZG_BF16 : ZG_F16, out);
 }
 static zg_status run_core(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;
@@ -140,9 +139,10 @@ static zg_status run_none(const zg_graph *g, const args *a, zg_graph **out) {   
 static const struct { const char *name; zg_status (*run)(const zg_graph *, const args *, zg_graph **); } passes[] = {
     {"attach_loss", run_loss},         {"lower_autodiff", run_autodiff}, {"attach_optimizer", run_optimizer},
     {"opt_simplify", run_simplify},    {"lower_to_core", run_core},      {"split_accumulate", run_accumulate},
-    {"opt_attention", run_attention},  {"lower_half", run_bf16}, {"lower_cells", run_cells}, {"opt_channels_last", run_channels_last}, {"opt_merge_products", run_merge},
-    {"opt_loss_chunk", run_loss_chunk},  {"print", run_none},
+    {"opt_attention", run_attention},  {"lower_half", run_half},         {"lower_cells", run_cells},
     {"opt_layer_norm", run_layer_norm}, {"opt_rms_norm", run_rms_norm},  {"opt_rotary", run_rotary},
+    {"opt_loss_chunk", run_loss_chunk}, {"opt_merge_products", run_merge}, {"opt_channels_last", run_channels_last},
+    {"print", run_none},
 };
 
 // ---- files --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,11 @@ static void open_fixture(setup *s, const char *name) {
   ok(zg_npz_open(fixture(name, ".npz"), &s->data));
 }
 
+static void import_fixture(setup *s, const char *name, zg_import_options o) {
+  open_fixture(s, name);
+  ok(import_with(s, o));
+}
+
 static const char *const models[] = {"functions", "if_folded",  "loop",       "scan",     "sequences",
                                      "typed",     "sparse",     "external",   "careless", "minus_dim",
                                      "half",      "parameters", "side_branch", "weights", "merged", "tables"};
@@ -38,8 +43,7 @@ static void has_role(const zg_graph *g, const char *name, zg_param_role role, co
 
 START_TEST(roles) {
   setup s;
-  open_fixture(&s, "parameters");
-  ok(import_with(&s, (zg_import_options){0}));
+  import_fixture(&s, "parameters", (zg_import_options){0});
   has_role(s.g, "train_wt", ZG_ROLE_TRAINABLE, "of Gemm \"c\", through Transpose");
   has_role(s.g, "train_bias1", ZG_ROLE_TRAINABLE, "2 of Gemm");
   has_role(s.g, "train_gain", ZG_ROLE_TRAINABLE, "BatchNormalization \"bn\"");
@@ -59,17 +63,14 @@ END_TEST
 START_TEST(globs) {
   setup s;
   static const char *const trainable[] = {"train_*", "frozen_const"}, *const frozen[] = {"*_mm"};
-  open_fixture(&s, "parameters");
-  ok(import_with(
-      &s, (zg_import_options){.trainable = trainable, .n_trainable = 2, .frozen = frozen, .n_frozen = 1}));
+  import_fixture(&s, "parameters", (zg_import_options){.trainable = trainable, .n_trainable = 2, .frozen = frozen, .n_frozen = 1});
   has_role(s.g, "train_wt", ZG_ROLE_TRAINABLE, "train_*");
   has_role(s.g, "train_mm", ZG_ROLE_FROZEN, "*_mm");
   has_role(s.g, "frozen_const", ZG_ROLE_TRAINABLE, "named");
   has_role(s.g, "running_mean", ZG_ROLE_RUNNING, "running mean");
   done(&s);
   static const char *const only[] = {"*gain"};
-  open_fixture(&s, "parameters");
-  ok(import_with(&s, (zg_import_options){.trainable = only, .n_trainable = 1}));
+  import_fixture(&s, "parameters", (zg_import_options){.trainable = only, .n_trainable = 1});
   has_role(s.g, "train_gain", ZG_ROLE_TRAINABLE, "*gain");
   has_role(s.g, "train_wt", ZG_ROLE_FROZEN, "no glob");
   done(&s);
@@ -78,8 +79,7 @@ END_TEST
 
 START_TEST(half_weights_stay_half) {
   setup s;
-  open_fixture(&s, "half");
-  ok(import_with(&s, (zg_import_options){0}));
+  import_fixture(&s, "half", (zg_import_options){0});
   ck_assert_int_eq(param(s.g, "w")->type.dtype, ZG_F16);
   has_role(s.g, "w", ZG_ROLE_TRAINABLE, "MatMul");
   done(&s);
@@ -88,8 +88,7 @@ END_TEST
 
 START_TEST(weights_wherever_they_are) {
   setup s;
-  open_fixture(&s, "weights");
-  ok(import_with(&s, (zg_import_options){0}));
+  import_fixture(&s, "weights", (zg_import_options){0});
   has_role(s.g, "const_w", ZG_ROLE_TRAINABLE, "MatMul \"first\"; a Constant node");
   has_role(s.g, "gain", ZG_ROLE_TRAINABLE, "1 of LayerNormalization \"norm\"; made by ConstantOfShape");
   has_role(s.g, "bias", ZG_ROLE_TRAINABLE, "2 of LayerNormalization \"norm\"; made by ConstantOfShape");
@@ -97,8 +96,7 @@ START_TEST(weights_wherever_they_are) {
   ck_assert_ptr_null(param(s.g, "step"));   // operand of Mul: a constant of the arithmetic
   done(&s);
   static const char *const trainable[] = {"step"};
-  open_fixture(&s, "weights");
-  ok(import_with(&s, (zg_import_options){.trainable = trainable, .n_trainable = 1}));
+  import_fixture(&s, "weights", (zg_import_options){.trainable = trainable, .n_trainable = 1});
   has_role(s.g, "step", ZG_ROLE_TRAINABLE, "named in trainable");
   has_role(s.g, "gain", ZG_ROLE_FROZEN, "no glob");
   ck_assert_int_gt(compare_outputs(&s, s.data, 2e-6), 0);
@@ -109,8 +107,7 @@ END_TEST
 START_TEST(tables_are_no_weights) {
   setup s;
   zg_onnx_decision d;
-  open_fixture(&s, "tables");
-  ok(import_with(&s, (zg_import_options){0}));
+  import_fixture(&s, "tables", (zg_import_options){0});
   has_role(s.g, "inv_freq", ZG_ROLE_FROZEN, "frequencies");
   has_role(s.g, "cos_cache", ZG_ROLE_FROZEN, "cosines of rotary positions");
   has_role(s.g, "sin_cache", ZG_ROLE_FROZEN, "sines of rotary positions");
@@ -126,8 +123,7 @@ START_TEST(tables_are_no_weights) {
   ck_assert(!zg_onnx_decided(s.m, zg_onnx_n_tensors(s.m), &d));
   done(&s);
   static const char *const named[] = {"inv_freq", "mask"};   // the configuration's word counts
-  open_fixture(&s, "tables");
-  ok(import_with(&s, (zg_import_options){.trainable = named, .n_trainable = 2}));
+  import_fixture(&s, "tables", (zg_import_options){.trainable = named, .n_trainable = 2});
   has_role(s.g, "inv_freq", ZG_ROLE_TRAINABLE, "trainable: \"inv_freq\"");
   has_role(s.g, "mask", ZG_ROLE_TRAINABLE, "trainable: \"mask\"");
   done(&s);
@@ -181,46 +177,47 @@ END_TEST
 
 // ---- the export doctor
 // -----------------------------------------------------------------------------------------------------------------
+static const struct { const char *file, *kind, *what; } found[] = {
+    {"merged", "merged parameters", "\"ones\" is read as gain or bias by 4 nodes, the first \"ln1\": 3 parameters"},
+    {"merged", "merged parameters", "\"zeros\" is read as gain or bias by 5 nodes, the first \"ln1\": 4 parameters"},
+    {"merged", "broken tie", "\"head\" is a transposed copy of \"emb\""},
+    {"merged", "missing biases", "layers have no bias: \"e\""},
+    {"damaged", "renamed parameters", "2 trained tensors with made-up names: \"val_7\", \"onnx::MatMul_9\""},
+    {"damaged", "folded BatchNormalization", "\"conv\""},
+    {"damaged", "idle Dropout", "\"drop\""},
+    {"damaged", "half-precision weights", "\"half.weight\""},
+    {"damaged", "quantised weights", "\"stored\""},
+    {"damaged", "unread tensors", "\"left_over\""},
+    {"damaged", "fixed batch size", "\"x\""},
+    {"damaged", "probabilities", "output \"probs\" ends in Softmax \"soft\""},
+    {"damaged", "decisions", "output \"choice\" is made by ArgMax \"pick\""},
+    {"damaged", "wrong shapes", "1 declared types are wrong, the first that of \"r\""},
+    {"parameters", "BatchNormalization", "1 node: \"bn\""},
+    {"parameters", "weights in nodes", "\"train_const\""},
+    {"tables", "tables of positions and masks", "\"cos_cache\", \"sin_cache\""},
+    {"tables", "tables of positions and masks", "\"inv_freq\""},
+    {"tables", "tables of positions and masks", "\"mask\""},
+    {"tables", "no gradient", "\"shape_source\""},
+    {"no_bias", "missing biases", "1 layer has no bias: \"dense1\""},
+    {"no_bias", "no Dropout", "no Dropout"},
+    {"rewritten", "folded BatchNormalization", "1 node holds a norm that followed it, and the file has no BatchNormalization: \"a\""},
+    {"rewritten", "missing biases", "1 layer has no bias: \"fc\""},
+};
+
 START_TEST(findings) {
-  static const struct { const char *file, *kind, *what; } want[] = {
-      {"merged", "merged parameters", "\"ones\" is read as gain or bias by 4 nodes, the first \"ln1\": 3 parameters"},
-      {"merged", "merged parameters", "\"zeros\" is read as gain or bias by 5 nodes, the first \"ln1\": 4 parameters"},
-      {"merged", "broken tie", "\"head\" is a transposed copy of \"emb\""},
-      {"merged", "missing biases", "layers have no bias: \"e\""},
-      {"damaged", "renamed parameters", "2 trained tensors with made-up names: \"val_7\", \"onnx::MatMul_9\""},
-      {"damaged", "folded BatchNormalization", "\"conv\""},
-      {"damaged", "idle Dropout", "\"drop\""},
-      {"damaged", "half-precision weights", "\"half.weight\""},
-      {"damaged", "quantised weights", "\"stored\""},
-      {"damaged", "unread tensors", "\"left_over\""},
-      {"damaged", "fixed batch size", "\"x\""},
-      {"damaged", "probabilities", "output \"probs\" ends in Softmax \"soft\""},
-      {"damaged", "decisions", "output \"choice\" is made by ArgMax \"pick\""},
-      {"damaged", "wrong shapes", "1 declared types are wrong, the first that of \"r\""},
-      {"parameters", "BatchNormalization", "1 node: \"bn\""},
-      {"parameters", "weights in nodes", "\"train_const\""},
-      {"tables", "tables of positions and masks", "\"cos_cache\", \"sin_cache\""},
-      {"tables", "tables of positions and masks", "\"inv_freq\""},
-      {"tables", "tables of positions and masks", "\"mask\""},
-      {"tables", "no gradient", "\"shape_source\""},
-      {"no_bias", "missing biases", "1 layer has no bias: \"dense1\""},
-      {"no_bias", "no Dropout", "no Dropout"},
-      {"rewritten", "folded BatchNormalization", "1 node holds a norm that followed it, and the file has no BatchNormalization: \"a\""},
-      {"rewritten", "missing biases", "1 layer has no bias: \"fc\""},
-  };
   zg_onnx_model *m;
   zg_graph *g;
   zg_arena mem = {0};
   zg_onnx_findings f = {0};
-  bool found = false;
-  ok(zg_onnx_load(fixture(want[_i].file, ".onnx"), &m));
+  bool seen = false;
+  ok(zg_onnx_load(fixture(found[_i].file, ".onnx"), &m));
   ok(zg_onnx_import(m, &(zg_import_options){.default_dim = 2}, &g));
   zg_onnx_examine(m, &mem, &f);
   for (size_t i = 0; i < f.n; i++) {
-    found |= !strcmp(f.at[i].kind, want[_i].kind) && strstr(f.at[i].what, want[_i].what);
+    seen |= !strcmp(f.at[i].kind, found[_i].kind) && strstr(f.at[i].what, found[_i].what);
     ck_assert(*f.at[i].effect && *f.at[i].remedy);
   }
-  ck_assert_msg(found, "%s: no finding \"%s\" with %s", want[_i].file, want[_i].kind, want[_i].what);
+  ck_assert_msg(seen, "%s: no finding \"%s\" with %s", found[_i].file, found[_i].kind, found[_i].what);
   zg_vec_fini(&f);
   zg_arena_fini(&mem);
   zg_graph_free(g);
@@ -229,19 +226,19 @@ START_TEST(findings) {
 END_TEST
 
 // A file that was exported for training has nothing but notes.
+static const char *const sound[] = {"hf_gpt2_raw", "flax_mlp", "nanogpt_tiny", "torch_resnet_small"};
+
 START_TEST(sound_files_have_no_damage) {
-  static const char *const files[] = {"hf_gpt2_raw", "flax_mlp", "nanogpt_tiny", "torch_resnet_small"};
   static const char *const damage[] = {"merged parameters", "broken tie", "folded BatchNormalization", "missing biases", "quantised weights"};
-  setup s;
+  setup s = {0};
   zg_arena mem = {0};
   zg_onnx_findings f = {0};
-  s = (setup){0};
-  ok(zg_onnx_load(zoo_file(files[_i], "model.onnx"), &s.m));
+  ok(zg_onnx_load(zoo_file(sound[_i], "model.onnx"), &s.m));
   ok(zg_onnx_import(s.m, &(zg_import_options){.default_dim = 2}, &s.g));
   zg_onnx_examine(s.m, &mem, &f);
   for (size_t i = 0; i < f.n; i++)
     for (size_t k = 0; k < ZG_COUNT(damage); k++)
-      ck_assert_msg(strcmp(f.at[i].kind, damage[k]), "%s: %s: %s", files[_i], f.at[i].kind, f.at[i].what);
+      ck_assert_msg(strcmp(f.at[i].kind, damage[k]), "%s: %s: %s", sound[_i], f.at[i].kind, f.at[i].what);
   zg_vec_fini(&f);
   zg_arena_fini(&mem);
   zg_graph_free(s.g);
@@ -339,8 +336,8 @@ int main(void) {
   tcase_add_test(t, globs);
   tcase_add_test(t, weights_wherever_they_are);
   tcase_add_test(t, tables_are_no_weights);
-  tcase_add_loop_test(t, findings, 0, 24);
-  tcase_add_loop_test(t, sound_files_have_no_damage, 0, 4);
+  tcase_add_loop_test(t, findings, 0, ZG_COUNT(found));
+  tcase_add_loop_test(t, sound_files_have_no_damage, 0, ZG_COUNT(sound));
   tcase_add_test(t, untied);
   tcase_add_test(t, tied);
   tcase_add_test(t, half_weights_stay_half);

@@ -231,7 +231,8 @@ def parameters():
 
 def weights():
     """Weights that are no initializers: a Constant node, ConstantOfShape nodes (shapes as initializer and as Constant), a branch."""
-    then = h.make_graph([h.make_node("MatMul", ["a", "branch_w"], ["t"], name="in_branch")], "t", [], [vi("t", None)], [init("branch_w", f32(3, 5))])
+    then = h.make_graph([h.make_node("MatMul", ["a", "branch_w"], ["t"], name="in_branch")], "t", [], [vi("t", None)],
+                        [init("branch_w", f32(3, 5))])
     other = h.make_graph([h.make_node("Relu", ["a"], ["e"])], "e", [], [vi("e", None)])
     fill = lambda v: h.make_tensor("v", T.FLOAT, [1], [v])
     nodes = [h.make_node("Constant", [], ["const_w"], value=init("v", f32(4, 3))), h.make_node("MatMul", ["x", "const_w"], ["p"], name="first"),
@@ -264,8 +265,9 @@ def tables():
              h.make_node("Add", ["biased", "mask"], ["masked"]), h.make_node("Softmax", ["masked"], ["prob"], axis=-1),
              h.make_node("MatMul", ["prob", "heads"], ["y"])]
     angles = np.arange(8)[:, None] * np.array([1.0, 0.1, 1.0, 0.1])
-    inits = [init("learned_wpe", f32(8, 8)), init("shape_source", np.zeros((1, 4, 2, 4), np.float32)), init("inv_freq", np.array([1.0, 0.1], np.float32)),
-             init("cos_cache", np.cos(angles).astype(np.float32)), init("sin_cache", np.sin(angles).astype(np.float32)),
+    inits = [init("learned_wpe", f32(8, 8)), init("shape_source", np.zeros((1, 4, 2, 4), np.float32)),
+             init("inv_freq", np.array([1.0, 0.1], np.float32)), init("cos_cache", np.cos(angles).astype(np.float32)),
+             init("sin_cache", np.sin(angles).astype(np.float32)),
              init("learned_bias", f32(1, 2, 4, 4)), init("mask", np.triu(np.full((1, 1, 4, 4), -1e9, np.float32), 1)),
              init("one", np.array([1])), init("two", np.array([2]))]
     m = model(nodes, [vi("x", [1, 4, 8]), vi("pos", [1, 4], T.INT64)], [vi("y", None)], inits)
@@ -286,8 +288,9 @@ def damaged():
              init("half.weight", f32(4, 3).astype(np.float16)), init("left_over", f32(6))]
     m = model(nodes, [vi("x", [1, 3, 8, 8])], [vi("probs", [1, 3]), vi("choice", [1], T.INT64)], inits, value_info=[vi("r", [1, 9, 9, 9])])
     write("damaged", m)
-    m = model([h.make_node("MatMul", ["x", "a"], ["p"], name="dense1"), h.make_node("Relu", ["p"], ["q"]), h.make_node("MatMul", ["q", "b"], ["r"], name="dense2"),
-               h.make_node("Add", ["r", "bias"], ["y"])], [vi("x", ["n", 4])], [vi("y", None)], [init("a", f32(4, 4)), init("b", f32(4, 2)), init("bias", f32(2))])
+    nodes = [h.make_node("MatMul", ["x", "a"], ["p"], name="dense1"), h.make_node("Relu", ["p"], ["q"]),
+             h.make_node("MatMul", ["q", "b"], ["r"], name="dense2"), h.make_node("Add", ["r", "bias"], ["y"])]
+    m = model(nodes, [vi("x", ["n", 4])], [vi("y", None)], [init("a", f32(4, 4)), init("b", f32(4, 2)), init("bias", f32(2))])
     m.producer_name = "tf2onnx"
     write("no_bias", m)
     nodes = [h.make_node("Conv", ["x", "a.weight"], ["p"], name="a"), h.make_node("Conv", ["p", "b.weight"], ["q"], name="b"), h.make_node("Flatten", ["q"], ["f"]),
@@ -355,5 +358,6 @@ os.makedirs(HERE, exist_ok=True)
 link = os.path.join(HERE, "external_link.bin")
 if not os.path.lexists(link):
     os.symlink("../meson.build", link)
-for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged, tables, damaged):
+for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged,
+             tables, damaged):
     make()
