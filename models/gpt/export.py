@@ -14,20 +14,10 @@ import torch
 import transformers
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from logits import Logits
 from tidy import drop_traces
 
 LENGTH = 128
-
-
-class Logits(torch.nn.Module):
-    """The language model with one tensor in and one tensor out."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids):
-        return self.model(input_ids=input_ids, use_cache=False).logits
 
 
 def main():
