@@ -1,11 +1,12 @@
 // ONNX's own backend tests: conform SUITE_FOLDER EXCLUDED_LIST [PATTERN]
 //
 // SUITE_FOLDER (node, simple, pytorch-operator or pytorch-converted of the onnx package) holds TEST/model.onnx and
-// TEST/test_data_set_N/input_I.pb, output_I.pb; suite light holds NAME.onnx and NAME_output_0.pb, its input is a ramp, and each of its
-// models takes a training step. Every model goes the way `zgraph run` goes: the inputs become an npz file, a session imports, lowers,
-// plans and runs the model on the CPU device, and the results are compared. Each test has a process of its own, with a time limit, so that a crash is one failure. Every model passes or stands in the list with a reason; one that stands there and
-// passes is a failure too, so that the list stays true. Exit status 77 (skipped) without the folder. PATTERN: names that contain it,
-// printed one by one.
+// TEST/test_data_set_N/input_I.pb, output_I.pb; suite light holds NAME.onnx and NAME_output_0.pb, its input is a ramp, and each of
+// its models takes a training step. Every model goes the way `zgraph run` goes: the inputs become an npz file, a session imports,
+// lowers, plans and runs the model on the CPU device, and the results are compared. Each test has a process of its own, with a time
+// limit, so that a crash is one failure. Every model passes or stands in the list with a reason; one that stands there and passes is
+// a failure too, so that the list stays true. Exit status 77 (skipped) without the folder. PATTERN: names that contain it, printed
+// one by one.
 #include <dirent.h>
 #include <fnmatch.h>
 #include <math.h>
