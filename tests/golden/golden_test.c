@@ -51,7 +51,7 @@ static zg_status run_loss(const zg_graph *g, const args *a, zg_graph **out) {
 
 static zg_status run_autodiff(const zg_graph *g, const args *a, zg_graph **out) {
   const char *wrt[] = {arg(a, "wrt", NULL)};
-  const zg_autodiff_options o = {.seed = num(a, "seed", 1), .params = num(a, "params", 1), .wrt = wrt, .n_wrt = wrt[0] != NULL};
+  const zg_autodiff_options o = {.seed = num(a, "seed", 1), .params = num(a, "params", 1), .scaled = num(a, "scaled", 0), .wrt = wrt, .n_wrt = wrt[0] != NULL};
   return zg_pass_lower_autodiff(g, &o, out);
 }
 
@@ -62,7 +62,9 @@ static zg_status run_optimizer(const zg_graph *g, const args *a, zg_graph **out)
   const zg_opt_spec o = {.kind = (zg_opt_kind)which(arg(a, "kind", "sgd"), kinds, 7), .beta1 = num(a, "beta1", 0.9),
                          .beta2 = num(a, "beta2", 0.999), .eps = num(a, "eps", 1e-8), .weight_decay = num(a, "weight_decay", 0),
                          .momentum = num(a, "momentum", 0), .nesterov = num(a, "nesterov", 0), .clip = num(a, "clip", 0),
-                         .dampening = num(a, "dampening", 0), .groups = &group, .n_groups = match[0][0] != 0};
+                         .dampening = num(a, "dampening", 0), .groups = &group, .n_groups = match[0][0] != 0,
+                         .scaled = num(a, "scaled", 0), .sums = arg(a, "sums", NULL), .ranks = (int64_t)num(a, "ranks", 1),
+                         .shards = (int64_t)num(a, "shards", 1)};
   return zg_pass_attach_optimizer(g, &o, out);
 }
 

@@ -1,5 +1,6 @@
 // Export: what is replaced changes, all else stays as it was; external data both ways.
 #include "graph/onnx/export_priv.h"
+#include "graph/onnx/onnx_priv.h"
 #include "onnx_test.h"
 
 START_TEST(unchanged_is_identical) {
@@ -136,6 +137,28 @@ START_TEST(generated_becomes_initializer) {
 }
 END_TEST
 
+// A file of IR version 3 has every initializer among its inputs, a new one too.
+START_TEST(old_files_list_it_as_input) {
+  zg_onnx_model *m;
+  static const float w[12] = {1, 2, 3};
+  const char *to = scratch("old_ir.onnx");
+  ok(zg_onnx_load(fixture("old_ir", ".onnx"), &m));
+  ok(zg_onnx_export(m, &(zg_onnx_replacement){tensor_named(m, "w"), w}, 1, to));
+  zg_onnx_free(m);
+  ok(zg_onnx_load(to, &m));
+  holds(m, "w", w, 12);
+  const Onnx__GraphProto *g = m->proto->graph;
+  ck_assert_uint_eq(g->n_input, 3);
+  ck_assert_str_eq(g->input[2]->name, "w");
+  const Onnx__TypeProto__Tensor *t = g->input[2]->type->tensor_type;
+  ck_assert_int_eq(t->elem_type, ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT);
+  ck_assert_uint_eq(t->shape->n_dim, 2);
+  ck_assert_int_eq(t->shape->dim[0]->dim_value, 4);
+  ck_assert_int_eq(t->shape->dim[1]->dim_value, 3);
+  zg_onnx_free(m);
+}
+END_TEST
+
 // Untied tensors become initializers that their nodes read; tied ones are all written, transposed where they are.
 START_TEST(untied_and_tied) {
   zg_onnx_model *m;
@@ -193,6 +216,7 @@ int main(void) {
   tcase_add_test(t, to_external_and_back);
   tcase_add_test(t, sparse_becomes_dense);
   tcase_add_test(t, generated_becomes_initializer);
+  tcase_add_test(t, old_files_list_it_as_input);
   tcase_add_test(t, untied_and_tied);
   tcase_add_test(t, failure_leaves_the_old_file);
   SRunner *r = srunner_create(s);

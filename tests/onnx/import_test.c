@@ -15,7 +15,8 @@ static void import_fixture(setup *s, const char *name, zg_import_options o) {
 
 static const char *const models[] = {"functions", "if_folded",  "loop",       "scan",     "sequences",
                                      "typed",     "sparse",     "external",   "careless", "minus_dim",
-                                     "half",      "parameters", "side_branch", "weights", "merged", "tables"};
+                                     "half",      "parameters", "side_branch", "weights", "merged", "tables", "apart",
+                                     "old_ir"};
 
 START_TEST(values) {
   setup s;
@@ -150,6 +151,18 @@ START_TEST(untied) {
   has_role(s.g, "zeros@ln3", ZG_ROLE_TRAINABLE, "2 of LayerNormalization");
   ck_assert_ptr_null(param(s.g, "ones@ln3b"));   // ln3 and ln3b are one module: their matrix says so
   ck_assert_int_gt(compare_outputs(&s, s.data, 2e-6), 0);
+  done(&s);
+}
+END_TEST
+
+START_TEST(left_together) {
+  setup s;
+  uint32_t n;
+  open_fixture(&s, "apart");
+  ok(zg_onnx_untie(s.m, &n));
+  ck_assert_uint_eq(n, 0);
+  ok(import_with(&s, (zg_import_options){0}));
+  has_role(s.g, "steps", ZG_ROLE_FROZEN, "Constant node in no weight slot");   // no rows: no table of embeddings
   done(&s);
 }
 END_TEST
@@ -339,6 +352,7 @@ int main(void) {
   tcase_add_loop_test(t, findings, 0, ZG_COUNT(found));
   tcase_add_loop_test(t, sound_files_have_no_damage, 0, ZG_COUNT(sound));
   tcase_add_test(t, untied);
+  tcase_add_test(t, left_together);
   tcase_add_test(t, tied);
   tcase_add_test(t, half_weights_stay_half);
   tcase_add_test(t, dims);

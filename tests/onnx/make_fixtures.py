@@ -293,8 +293,8 @@ def damaged():
     m = model(nodes, [vi("x", ["n", 4])], [vi("y", None)], [init("a", f32(4, 4)), init("b", f32(4, 2)), init("bias", f32(2))])
     m.producer_name = "tf2onnx"
     write("no_bias", m)
-    nodes = [h.make_node("Conv", ["x", "a.weight"], ["p"], name="a"), h.make_node("Conv", ["p", "b.weight"], ["q"], name="b"), h.make_node("Flatten", ["q"], ["f"]),
-             h.make_node("Gemm", ["f", "fc.weight"], ["y"], name="fc", transB=1)]
+    nodes = [h.make_node("Conv", ["x", "a.weight"], ["p"], name="a"), h.make_node("Conv", ["p", "b.weight"], ["q"], name="b"),
+             h.make_node("Flatten", ["q"], ["f"]), h.make_node("Gemm", ["f", "fc.weight"], ["y"], name="fc", transB=1)]
     rules = {"a": ("FuseBatchNormIntoConv, RemoveOptionalBiasFromConv", "batch_norm.default](args = (%conv, %p_n_weight, %p_n_bias))"),
              "b": ("RemoveOptionalBiasFromConv", "conv2d.default](args = (%x, %p_b_weight))"),
              "fc": ("RemoveOptionalBiasFromGemm", "linear.default](args = (%view, %p_fc_weight, %p_fc_bias))")}
@@ -321,6 +321,25 @@ def merged():
     inits = [init("emb", emb), init("ones", np.ones(n, np.float32)), init("zeros", np.zeros(n, np.float32)), init("w1", f32(n, n)),
              init("layer_w", f32(n, n)), init("layer_v", f32(n, n)), init("head", np.ascontiguousarray(emb.T))]
     write("merged", model(nodes, [vi("ids", [2, 3], T.INT64)], [vi("y", None)], inits), {"ids": np.array([[0, 1, 2], [3, 4, 5]])})
+
+
+def apart():
+    """What untie leaves alone: a trained gain that two norms read, zeros that are subtracted too. A 1-d Constant that is looked up."""
+    n = 4
+    nodes = [h.make_node("LayerNormalization", ["x", "gain", "zeros"], ["a"], name="ln1"), h.make_node("MatMul", ["a", "w1"], ["b"]),
+             h.make_node("LayerNormalization", ["b", "gain", "zeros"], ["c"], name="ln2"), h.make_node("MatMul", ["c", "w2"], ["d"]),
+             h.make_node("Sub", ["d", "zeros"], ["e"]), h.make_node("Constant", [], ["steps"], value=init("v", f32(80))),
+             h.make_node("Gather", ["steps", "ids"], ["s"]), h.make_node("Add", ["e", "s"], ["y"])]
+    inits = [init("gain", f32(n)), init("zeros", np.zeros(n, np.float32)), init("w1", f32(n, n)), init("w2", f32(n, n))]
+    m = model(nodes, [vi("x", [2, n]), vi("ids", [n], T.INT64)], [vi("y", None)], inits)
+    write("apart", m, {"x": f32(2, n), "ids": np.arange(n)})
+
+
+def old_ir():
+    """Before IR version 4 initializers are inputs too; the weight is made by a node."""
+    nodes = [h.make_node("ConstantOfShape", ["shape"], ["w"]), h.make_node("MatMul", ["x", "w"], ["y"])]
+    shape = init("shape", np.array([4, 3]))
+    write("old_ir", model(nodes, [vi("x", [2, 4]), vi("shape", [2], T.INT64)], [vi("y", None)], [shape], opset=9, ir=3), {"x": f32(2, 4)})
 
 
 def broken():
@@ -359,5 +378,5 @@ link = os.path.join(HERE, "external_link.bin")
 if not os.path.lexists(link):
     os.symlink("../meson.build", link)
 for make in (functions, if_folded, loop, scan, sequences, typed, sparse, external, careless, half, parameters, broken, weights, merged,
-             tables, damaged):
+             tables, damaged, apart, old_ir):
     make()
