@@ -230,7 +230,7 @@ static zg_status loop(trainer *t) {
     ZG_TRY(update(t));
     zg__profile_skip_first(t);
     const bool last = t->step == t->total;
-    const bool eval_now = eval_every > 0 && t->step % (uint64_t)eval_every == 0 && !last;
+    const bool eval_now = t->s->eval && eval_every > 0 && t->step % (uint64_t)eval_every == 0 && !last;
     const bool save_now = save_every > 0 && t->step % (uint64_t)save_every == 0 && !last;
     if (eval_now || save_now) ZG_TRY(settle(t, &t->pending));
     if (eval_now) ZG_TRY(evaluate(t));
