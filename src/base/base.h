@@ -128,6 +128,8 @@ int zg_log_level(void);
 #define zg_log(level, ...) ((level) <= zg_log_level() ? zg__log(__VA_ARGS__) : (void)0)
 void zg__log(const char *fmt, ...) ZG_PRINTF(1, 2);
 void zg_warn(const char *fmt, ...) ZG_PRINTF(1, 2);
+// This thread's warnings go nowhere from now on (true) or to stderr again: for work done on trial. Returns how it was before.
+bool zg_warn_mute(bool mute);
 
 // ---- random -------------------------------------------------------------------------------------------------------
 // Philox4x32-10 (Salmon et al., SC'11, section 3): 4 words from a 128-bit counter and a 64-bit key.

@@ -49,7 +49,16 @@ void zg__log(const char *fmt, ...) {
   free(text);
 }
 
+static _Thread_local bool muted;
+
+bool zg_warn_mute(bool mute) {
+  const bool before = muted;
+  muted = mute;
+  return before;
+}
+
 void zg_warn(const char *fmt, ...) {
+  if (muted) return;
   va_list ap;
   va_start(ap, fmt);
   char *text = format(fmt, ap);

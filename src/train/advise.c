@@ -1,5 +1,6 @@
 // What would fit a budget that the step does not: a smaller micro-batch with more accumulation, optimizer states in host memory, a higher
-// ZeRO stage, more ranks. Each is really planned, with all that can be recomputed; nothing is said of what was not tried.
+// ZeRO stage, more ranks. Each is really planned, with all that can be recomputed; nothing is said of what was not tried. Plans take the
+// CPU's kernels, as those of `zgraph plan`: on another device, whose kernels' scratch differs, they may be off by that.
 #include <stdio.h>
 
 #include "train/session_priv.h"
@@ -27,7 +28,9 @@ static uint64_t plan(const advice *a) {
   zg_config cfg = a->cfg;
   cfg.memory.recompute = ZG_CFG_RECOMPUTE_FULL;
   zg_session *s;
+  const bool muted = zg_warn_mute(true);   // what there is to warn of has been said of the configuration itself
   zg_status status = zg_session_open(&cfg, &o, &s);
+  zg_warn_mute(muted);
   if (status) {
     zg_status_free(status);
     return 0;
@@ -138,8 +141,9 @@ zg_status zg__session_advise(const zg_session *failed, zg_status why) {
   try_offload(&a);
   try_stages(&a);
   try_ranks(&a);
-  zg_status s = zg_error(zg_status_code(why), "%s%s%s%s%s", zg_status_message(why), a.found.n ? "\nWithin the budget, planned with all recomputed, would be:" : "",
-                         a.found.n ? a.found.at : "", a.missed.n ? "\nNot enough by themselves: " : "", a.missed.n ? a.missed.at : "");
+  zg_status s = zg_error(zg_status_code(why), "%s%s%s%s%s", zg_status_message(why),
+                         a.found.n ? "\nWithin the budget, planned with all recomputed, would be:" : "", a.found.n ? a.found.at : "",
+                         a.missed.n ? "\nNot enough by themselves: " : "", a.missed.n ? a.missed.at : "");
   zg_str_fini(&a.found);
   zg_str_fini(&a.missed);
   zg_status_free(why);

@@ -430,7 +430,8 @@ zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_
   zg_status status = open_parts(s);
   if (status) {
     const bool budget = zg_status_code(status) == ZG_OUT_OF_MEMORY && cfg->memory.budget != ZG_UNSET && s->model;
-    if (budget && o->mode == ZG_RUN_TRAIN && !o->no_advice && !s->program) status = zg__session_advise(s, status);
+    const bool once = !s->o.comm || s->o.rank == 0;   // ranks of a run fail alike: one looks for what would fit
+    if (budget && once && o->mode == ZG_RUN_TRAIN && !o->no_advice && !s->program) status = zg__session_advise(s, status);
     zg_session_close(s);
     return status;
   }

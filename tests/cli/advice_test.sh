@@ -14,4 +14,7 @@ plan --set memory.budget=18MiB --set data.train.batch_size="${advice% *}" --set 
   fail "batch size and accumulation $advice do not fit: $(cat "$tmp/err")"
 plan --set memory.budget=18MiB --ranks 2 --stage 0 && fail "a budget of 18 MiB was met by 2 ranks"
 grep -qE "^  (zero.stage [123] over 2 ranks|[0-9]+ ranks in zero.stage 3|zero.offload)|Not enough by themselves" "$tmp/err" || fail "nothing of ranks in: $(cat "$tmp/err")"
+# Plans on trial repeat no warnings, those of 16384 samples a batch over 1024 ranks least of all.
+"$zg" plan --config configs/gpt.yaml --set dims.nowhere=3 --set memory.budget=8MiB >"$tmp/out" 2>"$tmp/err" && fail "a budget of 8 MiB was met"
+[ "$(grep -c 'warning' "$tmp/err")" = 1 ] || fail "not one warning: $(cat "$tmp/err")"
 exit $fails
