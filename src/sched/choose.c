@@ -1,6 +1,7 @@
 // Choices that only a plan can judge: is the loss computed in chunks, and what does the backward pass compute again? Each candidate
-// is planned by the passes that follow. Candidates are compared by their lower bound, which takes a tenth of the time of packing; a
-// candidate that shall fit a budget is packed too, for packing may end above the bound.
+// is planned by the passes that follow. Candidates are compared by their lower bound, which needs no packing; one that shall fit a
+// budget is packed too, for packing may end above the bound. Plans on trial make no choices of their own, so costs add up and do not
+// multiply: two plans for the loss; for a budget two for each of six candidates, and two for each halving of the number of blocks.
 #include "sched/pipeline_priv.h"
 
 // ---- loss in chunks -----------------------------------------------------------------------------------------------
@@ -8,7 +9,7 @@
 enum { MIN_ROWS = 256, MAX_ROWS = 1024, PARTS = 8, WORTH_PERCENT = 3 };
 
 // Rows of a chunk. Each chunk reads and writes the weight's gradient once, 8 bytes for 2 * rows operations: from some hundred rows on
-// that hides behind the arithmetic (512 on this CPU: 2 %; the more rows the better for GPUs).
+// that hides behind the arithmetic, the more rows the better.
 static int64_t rows_of(const zg_linear_loss *l) {
   const int64_t rows = (l->rows / PARTS + 63) / 64 * 64;
   return ZG_MAX(MIN_ROWS, ZG_MIN(MAX_ROWS, rows));
@@ -132,14 +133,17 @@ static zg_status choose(fitting *f) {
     if (n < 2) continue;
     zg_recompute_choice whole = choice(f, grains[i], n, n);
     ZG_TRY(plan_choice(f, &whole, false));
-    if (whole.bytes < f->least) ZG_TRY(plan_choice(f, &whole, true));   // one above the lowest so far is of no use
+    const bool first = full && !f->best.how.blocks;
+    if (!first && whole.bytes >= (full ? f->best.bytes : f->least)) continue;   // its bound is above the lowest so far
+    ZG_TRY(plan_choice(f, &whole, true));
     if (!full && whole.bytes <= o->budget) return fewest_blocks(f, whole);
-    if (full && (!f->best.how.blocks || whole.bytes < f->best.bytes)) f->best = whole;
+    if (first || (full && whole.bytes < f->best.bytes)) f->best = whole;
   }
-  if (full && (!o->budget || f->least <= o->budget)) return NULL;
+  if (full && (!o->budget || f->best.bytes <= o->budget)) return NULL;
+  const uint64_t least = full ? f->best.bytes : f->least;
   return zg_error(ZG_OUT_OF_MEMORY, "memory.budget is %.1f MiB (%llu bytes); the step needs %.1f MiB, and with all that can be recomputed "
                   "%.1f MiB (%llu bytes): that is the smallest budget for this batch", (double)o->budget / 0x1p20,
-                  (unsigned long long)o->budget, (double)none.bytes / 0x1p20, (double)f->least / 0x1p20, (unsigned long long)f->least);
+                  (unsigned long long)o->budget, (double)none.bytes / 0x1p20, (double)least / 0x1p20, (unsigned long long)least);
 }
 
 zg_status zg__choose_recompute(zg_pipeline *p) {
