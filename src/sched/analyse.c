@@ -315,13 +315,7 @@ static bool channels_last_store(zg_low *l, const readers *r, const zg_node *n, u
   const zg_view *x = &l->val[zg_in(l->g, n, 0).id].view;
   bool found = l->val[zg_in(l->g, n, 0).id].at == ZG_AT_STORED && !zg_view_contiguous(x) && zg_view_channels_last(x);
   if (!read_as_image(l, r, v, &found) || !found) return false;
-  zg_view moved = {.buf = zg__low_store(l, t, v), .dtype = t->dtype, .rank = t->rank};
-  memcpy(moved.dim, t->dim, sizeof moved.dim);
-  int64_t step = t->dim[1];
-  for (uint32_t d = t->rank; d-- > 0;)
-    if (d != 1) moved.stride[d] = step, step *= t->dim[d];
-  moved.stride[1] = 1;
-  *out = moved;
+  *out = zg_view_make_channels_last(t, zg__low_store(l, t, v));
   return true;
 }
 

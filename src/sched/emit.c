@@ -73,11 +73,7 @@ static zg_view arg_image_like(at_node *e, uint32_t k, const zg_view *like) {
   if (zg_view_contiguous(like)) return contiguous(e, v);
   if (zg_view_channels_last(&v)) return v;
   zg_type t = zg_type_make(v.dtype, v.rank, v.dim);
-  zg_view c = temp(e, &t);
-  int64_t step = v.dim[1];
-  for (uint32_t d = v.rank; d-- > 0;)
-    if (d != 1) c.stride[d] = step, step *= v.dim[d];
-  c.stride[1] = 1;
+  const zg_view c = zg_view_make_channels_last(&t, temp(e, &t).buf);
   zg__low_copy(e->l, &c, &v, e->label, e->phase);
   return c;
 }

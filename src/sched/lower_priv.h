@@ -91,6 +91,7 @@ void zg__low_fill(zg_low *l, const zg_view *to, double value, const char *label,
 
 // view.c: strided views (pure)
 zg_view zg_view_row_major(const zg_type *t, uint32_t buf);
+zg_view zg_view_make_channels_last(const zg_type *t, uint32_t buf);   // of rank 3 to 5, see zg_view_channels_last
 bool zg_view_reshape(const zg_view *v, const zg_type *to, zg_view *out);   // false: strides cannot express it
 zg_view zg_view_transpose(const zg_view *v, const int64_t *perm);
 zg_view zg_view_expand(const zg_view *v, const zg_type *to);

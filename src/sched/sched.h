@@ -52,8 +52,8 @@ typedef enum {
   ZG_K_SCAN,         // zg_scan_desc (cumsum); args: out, x
   ZG_K_SORT,         // zg_sort_desc (top-k, arg-reduce); args: values, indices, x; n_out = 2; a result not wanted has buf 0
   ZG_K_ATTENTION,    // zg_attention_desc; args: y, lse, q, k, v [, mask]; n_out = 2; lse may have buf 0
-  ZG_K_ATTENTION_GRAD,   // zg_attention_desc; args: dq, dk, dv, q, k, v, y, lse, dy [, mask]; n_out = 3; saved, cs (but an LSTM's) may have buf 0
-  ZG_K_RECURRENT,        // zg_recurrent_desc; args: hs, saved, cs, xw, r, h0 [, extra]; n_out = 3; a result not wanted: buf 0
+  ZG_K_ATTENTION_GRAD,   // zg_attention_desc; args: dq, dk, dv, q, k, v, y, lse, dy [, mask]; n_out = 3; a result not wanted: buf 0
+  ZG_K_RECURRENT,        // zg_recurrent_desc; args: hs, saved, cs, xw, r, h0 [, extra]; n_out = 3; saved, cs (but an LSTM's) may have buf 0
   ZG_K_RECURRENT_GRAD,   // zg_recurrent_desc; args: dxw, dh0, dc0, saved, hs, cs, r, dhs [, dcs]; n_out = 3; dh0, dc0 may have buf 0
   ZG_N_KERNELS
 } zg_kernel_kind;

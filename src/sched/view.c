@@ -25,6 +25,15 @@ bool zg_view_contiguous(const zg_view *v) {
   return true;
 }
 
+zg_view zg_view_make_channels_last(const zg_type *t, uint32_t buf) {
+  zg_view v = zg_view_row_major(t, buf);
+  int64_t step = t->dim[1];
+  for (uint32_t d = t->rank; d-- > 0;)
+    if (d != 1) v.stride[d] = step, step *= t->dim[d];
+  v.stride[1] = 1;
+  return v;
+}
+
 bool zg_view_channels_last(const zg_view *v) {
   if (v->rank < 3 || v->rank > 5) return false;
   zg_view moved = *v;
