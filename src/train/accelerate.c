@@ -9,15 +9,6 @@
 
 #include <ctype.h>
 
-#define SAME(p, row, note) \
-  { p, ZG_FATE_HONOURED, row, note, NULL, NULL }
-#define MAPPED(p, row, f, note) \
-  { p, ZG_FATE_MAPPED, row, note, NULL, f }
-#define NOTHING(p, note) \
-  { p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL }
-#define REFUSED(p, ok, note) \
-  { p, ZG_FATE_REFUSED, NULL, note, ok, NULL }
-
 static const char tpu[] = "for TPUs";
 static const char compiled[] = "every run is compiled before its first step";
 
@@ -86,11 +77,11 @@ static const char start_yourself[] =
 // clang-format off
 static const zg_foreign_key deepspeed_keys[] = {
   MAPPED("deepspeed_config_file", NULL, config_file, NULL),
-  SAME("zero_stage", "zero.stage", "2 where it is not given"),
-  SAME("gradient_accumulation_steps", "training.gradient_accumulation_steps", NULL),
-  SAME("gradient_clipping", "training.gradient_clipping", "1.0 where it is auto or not given"),
-  SAME("offload_optimizer_device", "zero.offload_optimizer.device", NULL),
-  SAME("offload_param_device", "zero.offload_param.device", NULL),
+  NOTED("zero_stage", "zero.stage", "2 where it is not given"),
+  SAME("gradient_accumulation_steps", "training.gradient_accumulation_steps"),
+  NOTED("gradient_clipping", "training.gradient_clipping", "1.0 where it is auto or not given"),
+  SAME("offload_optimizer_device", "zero.offload_optimizer.device"),
+  SAME("offload_param_device", "zero.offload_param.device"),
   MAPPED("offload_optimizer_nvme_path", "zero.offload_optimizer.nvme_path", nvme_optimizer, "taken as it is (Accelerate's launcher loses it)"),
   MAPPED("offload_param_nvme_path", "zero.offload_param.nvme_path", nvme_param, "taken as it is (Accelerate's launcher loses it)"),
   NOTHING("zero3_init_flag", "weights are always read shard by shard"),

@@ -82,6 +82,12 @@ typedef struct {
   const char *harmless;          // REFUSED: values that ask for nothing, a '|' list of scalars (null always is)
   zg_status (*apply)(zg_config *cfg, const zg_yaml *val, const char *origin);   // MAPPED: instead of `to`
 } zg_foreign_key;
+// Rows of the tables.
+#define NOTED(p, row, note) {p, ZG_FATE_HONOURED, row, note, NULL, NULL}
+#define SAME(p, row) NOTED(p, row, NULL)
+#define MAPPED(p, row, f, note) {p, ZG_FATE_MAPPED, row, note, NULL, f}
+#define NOTHING(p, note) {p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL}
+#define REFUSED(p, ok, note) {p, ZG_FATE_REFUSED, NULL, note, ok, NULL}
 typedef struct {
   const char *name;              // for messages: "deepspeed_config"
   const char *title;             // for the manual

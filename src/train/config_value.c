@@ -86,8 +86,8 @@ static size_t n_choices(const zg_key *k) {
   return n;
 }
 
-// Bare no, off, yes, on and numbers are taken by their text: `mixed_precision: no` means 'no'.
-// Index of the choice that a scalar names, or -1. A false (bare no, off) and "off" mean the choice that says so.
+// Index of the choice that a scalar names, or -1. Bare no, off, yes, on and numbers are taken by their text: `mixed_precision: no` means
+// 'no'; a false (bare no, off) and "off" mean the choice that says so.
 static int find_choice(const zg_key *k, const zg_yaml *v) {
   const bool off = (v->kind == ZG_YAML_BOOL && !v->i) || ascii_same(v->text, "off");
   for (int i = 0; k->choices[i]; i++) {

@@ -4,17 +4,6 @@
 // there; bucket sizes that are auto are filled from the model's width later (zg_config_fill_auto).
 #include "train/config_priv.h"
 
-#define SAME(p, row) \
-  { p, ZG_FATE_HONOURED, row, NULL, NULL, NULL }
-#define NOTED(p, row, note) \
-  { p, ZG_FATE_HONOURED, row, note, NULL, NULL }
-#define MAPPED(p, row, f, note) \
-  { p, ZG_FATE_MAPPED, row, note, NULL, f }
-#define NOTHING(p, note) \
-  { p, ZG_FATE_NO_MEANING, NULL, note, NULL, NULL }
-#define REFUSED(p, ok, note) \
-  { p, ZG_FATE_REFUSED, NULL, note, ok, NULL }
-
 static bool same_word(const char *a, const char *b) {  // case and '_' do not count: WarmupLR, warmup_lr
   for (;; a++, b++) {
     while (*a == '_') a++;
