@@ -24,20 +24,23 @@ static zg_status read_run(const char *checkpoint, bool needed, json_object **out
   return NULL;
 }
 
+static zg_status tie(zg_onnx_model *m, json_object *set) {
+  ZG_VEC(const char *) names = {0};
+  const size_t n = json_object_is_type(set, json_type_array) ? json_object_array_length(set) : 0;
+  for (size_t i = 0; i < n; i++)
+    if (json_object_is_type(json_object_array_get_idx(set, i), json_type_string))
+      zg_vec_push(&names, json_object_get_string(json_object_array_get_idx(set, i)));
+  zg_status status = n && names.n == n ? zg_onnx_tie(m, names.at, (uint32_t)n) : zg_error(ZG_CORRUPT, "run.json: ties are lists of names");
+  zg_vec_fini(&names);
+  return status;
+}
+
 static zg_status mend(zg_onnx_model *m, json_object *run) {
   json_object *untie = NULL, *ties = NULL;
-  const char *names[64];
   uint32_t n;
   if (json_object_object_get_ex(run, "untie", &untie) && json_object_get_boolean(untie)) ZG_TRY(zg_onnx_untie(m, &n));
   if (!json_object_object_get_ex(run, "ties", &ties) || !json_object_is_type(ties, json_type_array)) return NULL;
-  for (size_t i = 0; i < json_object_array_length(ties); i++) {
-    json_object *set = json_object_array_get_idx(ties, i);
-    n = 0;
-    if (!json_object_is_type(set, json_type_array)) continue;
-    for (size_t k = 0; k < json_object_array_length(set) && k < ZG_COUNT(names); k++)
-      names[n++] = json_object_get_string(json_object_array_get_idx(set, k));
-    ZG_TRY(zg_onnx_tie(m, names, n));
-  }
+  for (size_t i = 0; i < json_object_array_length(ties); i++) ZG_TRY(tie(m, json_object_array_get_idx(ties, i)));
   return NULL;
 }
 

@@ -17,7 +17,9 @@ static void print_signature(const char *what, const zg_signature *v, uint32_t n)
   }
 }
 
-static const char *const verdicts[] = {"trainable", "frozen", "running", "tied", "constant", "unread"};
+static const char *const verdicts[] = {[ZG_DECIDED_TRAINABLE] = "trainable", [ZG_DECIDED_FROZEN] = "frozen",
+                                       [ZG_DECIDED_RUNNING] = "running",     [ZG_DECIDED_TIED] = "tied",
+                                       [ZG_DECIDED_CONSTANT] = "constant",   [ZG_DECIDED_UNREAD] = "unread"};
 
 static bool is_listed(const zg_onnx_tensor_info *t, const zg_onnx_decision *d, bool all) {
   return all || d->verdict != ZG_DECIDED_CONSTANT || (zg_dtype_is_float(t->type.dtype) && zg_elems(&t->type) > 1);
@@ -51,13 +53,17 @@ static void print_findings(const zg_session *s) {
   zg_arena_fini(&mem);
 }
 
-static void put_text(zg_str *out, const char *key, const char *value) {
-  zg_str_add(out, "\"%s\": ", key);
-  zg__json_quote(out, value);
+static void put_object(zg_str *out, size_t at, const char *const *keys, const char *const *values, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    zg_str_add(out, "%s\"%s\": ", i ? ", " : at ? ",\n  {" : "\n  {", keys[i]);
+    zg__json_quote(out, values[i]);
+  }
+  zg_str_add(out, "}");
 }
 
 // {"tensors": [{name, type, decision, because}], "findings": [{kind, what, effect, remedy}]}
 static void print_json(const zg_session *s) {
+  static const char *const of_tensor[] = {"name", "type", "decision", "because"}, *const of_finding[] = {"kind", "what", "effect", "remedy"};
   zg_arena mem = {0};
   zg_onnx_findings f = {0};
   zg_str out = {0};
@@ -67,22 +73,11 @@ static void print_json(const zg_session *s) {
     const zg_onnx_tensor_info *t = zg_onnx_tensor_at(s->model, i);
     zg_onnx_decision d = {ZG_DECIDED_UNREAD, ""};
     zg_onnx_decided(s->model, i, &d);
-    zg_str_add(&out, i ? ",\n  {" : "\n  {");
-    put_text(&out, "name", t->name);
-    put_text((zg_str_add(&out, ", "), &out), "type", zg_type_text(&t->type));
-    put_text((zg_str_add(&out, ", "), &out), "decision", verdicts[d.verdict]);
-    put_text((zg_str_add(&out, ", "), &out), "because", d.reason);
-    zg_str_add(&out, "}");
+    put_object(&out, i, of_tensor, (const char *[]){t->name, zg_type_text(&t->type), verdicts[d.verdict], d.reason}, 4);
   }
   zg_str_add(&out, "],\n\"findings\": [");
-  for (size_t i = 0; i < f.n; i++) {
-    zg_str_add(&out, i ? ",\n  {" : "\n  {");
-    put_text(&out, "kind", f.at[i].kind);
-    put_text((zg_str_add(&out, ", "), &out), "what", f.at[i].what);
-    put_text((zg_str_add(&out, ", "), &out), "effect", f.at[i].effect);
-    put_text((zg_str_add(&out, ", "), &out), "remedy", f.at[i].remedy);
-    zg_str_add(&out, "}");
-  }
+  for (size_t i = 0; i < f.n; i++)
+    put_object(&out, i, of_finding, (const char *[]){f.at[i].kind, f.at[i].what, f.at[i].effect, f.at[i].remedy}, 4);
   printf("%s]}\n", out.at);
   zg_str_fini(&out);
   zg_vec_fini(&f);

@@ -27,8 +27,7 @@ static zg_status number_of(const zg_yaml *v, double *out) {
 }
 
 static zg_status read_key(const zg_yaml *key, const zg_yaml *v, zg_device_model *d, zg_arena *mem) {
-  static const char *const names[] = {"name", "memory", "flops_f32", "flops_16", "bytes_per_s", "comm_bytes_per_s", "comm_latency_s", "copy_bytes_per_s", "launch_s",
-                                      "node_ranks", "net_bytes_per_s", "net_latency_s"};
+  const char *names[ZG_COUNT(numbers) + 2] = {"name", "memory"};
   double x;
   if (!strcmp(key->text, "name")) {
     d->name = zg_arena_str(mem, v->text ? v->text : "");
@@ -39,8 +38,10 @@ static zg_status read_key(const zg_yaml *key, const zg_yaml *v, zg_device_model 
     d->memory = (uint64_t)x;
     return NULL;
   }
-  for (size_t i = 0; i < ZG_COUNT(numbers); i++)
+  for (size_t i = 0; i < ZG_COUNT(numbers); i++) {
     if (!strcmp(numbers[i].name, key->text)) return number_of(v, (double *)((char *)d + numbers[i].offset));
+    names[2 + i] = numbers[i].name;
+  }
   const char *near = zg_nearest(key->text, names, ZG_COUNT(names));
   return zg_yaml_error(key, "a device has no \"%s\"%s%s%s", key->text, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
