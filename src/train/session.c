@@ -214,7 +214,8 @@ static zg_opt_spec optimizer_spec(zg_session *s) {
   zg_opt_spec o = {.kind = kinds[c->optimizer.type], .lr = c->optimizer.lr, .beta1 = c->optimizer.betas[0],
                    .beta2 = c->optimizer.betas[1], .eps = c->optimizer.eps, .weight_decay = c->optimizer.weight_decay,
                    .momentum = c->optimizer.momentum, .dampening = c->optimizer.dampening, .nesterov = c->optimizer.nesterov,
-                   .clip = c->training.gradient_clipping, .scaled = c->mixed_precision == ZG_CFG_MIXED_FP16, .n_groups = (uint32_t)c->optimizer.groups.n};
+                   .clip = c->training.gradient_clipping, .scaled = c->mixed_precision == ZG_CFG_MIXED_FP16,
+                   .n_groups = (uint32_t)c->optimizer.groups.n};
   zg_opt_group *g = ZG_NEW_N(&s->mem, zg_opt_group, o.n_groups + 1);
   for (uint32_t i = 0; i < o.n_groups; i++) {
     const zg_cfg_group *from = &c->optimizer.groups.at[i];

@@ -27,7 +27,7 @@ typedef struct {
   uint64_t samples_per_update;  // rows of the batches, for the result
   double loss, eval_loss, eval_accuracy, grad_norm, seconds, first_s;
   uint64_t first_step, profiled_from;
-  uint64_t sent;    // sent: bytes by this rank in the last update
+  uint64_t sent;    // bytes by this rank in the last update
   pending_update pending, spare;  // spare: memory of the one before
   double settled_at;  // when the last update's results were there (zg_time_s)
   zg_loss_scale scale;

@@ -20,8 +20,9 @@
 //                   between all and (H - 1) / H P within groups, for P / H more memory between the two passes.
 //
 // (P: padded elements; a rank sends (N - 1) / N of the last column; k: micro-steps.) Gradients are accumulated in f32, and
-// reduced in reduce_type (f32; bf16 and f16 halve the bytes: each rank's gradient is rounded, the sum, made in f32, once more). The mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in
-// every stage, so that all stages clip by the same bits.
+// reduced in reduce_type (f32; bf16 and f16 halve the bytes: each rank's gradient is rounded, the sum, made in f32, once more). The
+// mean over ranks comes from the seed of the backward pass, 1 / (k N). Squared norms are summed shard by shard in every stage, so that
+// all stages clip by the same bits.
 //
 // Segments: "micro" (each micro-step), "micro_last" (the last one, where it differs), "update", and "eval".
 #pragma once
