@@ -2,16 +2,12 @@
 // vectorises them; the pragma says that a destination equal to a source is no loop-carried dependence.
 #include "cpu/vec.h"
 #include "cpu/vec_cvt.h"
+#include "cpu/vec_each.h"
 #include "cpu/vec_math.h"
 #include "cpu/vec_random.h"
 #include "cpu/vec_tile.h"
 #include "cpu/vec_cell.h"
 
-#if defined(__clang__)
-#define NO_CARRIED_DEPENDENCE _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define NO_CARRIED_DEPENDENCE _Pragma("GCC ivdep")
-#endif
 #define EACH NO_CARRIED_DEPENDENCE for (int64_t i = 0; i < n; i++)
 #define ARGS int64_t n, void *dst, const void *pa, const void *pb, const void *pc, uint32_t op
 #define UNUSED (void)pa, (void)pb, (void)pc, (void)op

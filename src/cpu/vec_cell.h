@@ -2,6 +2,7 @@
 // sits packed in the second cache, and then the cell's arithmetic on what the product left in the first.
 #pragma once
 #include "cpu/vec.h"
+#include "cpu/vec_each.h"
 #include "cpu/vec_tile.h"
 
 static void cell_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, float *c) {
@@ -28,7 +29,7 @@ static void cell_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t l
     else if (r->n == 16) name##_units(r, 16);                           \
     else name##_units(r, r->n);                                         \
   }
-#define CELL_EACH _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++)
+#define CELL_EACH NO_CARRIED_DEPENDENCE for (int64_t j = 0; j < n; j++)
 #define CELL_INLINE static inline __attribute__((always_inline))
 
 // ---- forward
