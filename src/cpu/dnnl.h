@@ -8,7 +8,8 @@
 //
 //   kernel               dtypes                                     library
 //   MATMUL               f32 x f32 -> f32, bf16 x bf16 -> f32/bf16  dnnl_matmul; any strides
-//   CONV, its GRAD_X, _W f32 (bf16 where the machine has it)        dnnl_convolution_direct, R = 1..3
+//   CONV, its GRAD_X, _W f32 (bf16 where the machine has it)        dnnl_convolution_direct, R = 1..3;
+//                                                                   dnnl_convolution_winograd where it is faster
 //   POOL, POOL_GRAD      f32 (bf16 where the machine has it)        dnnl_pooling_v2, R = 1..3
 //
 // https://oneapi-src.github.io/oneDNN/v2.6/ ("Primitives")

@@ -209,6 +209,77 @@ START_TEST(conv_3d) {
 }
 END_TEST
 
+// ---- Winograd's algorithm: windows of 3x3 with enough work -----------------------------------------------
+
+static float *ordinary_floats(int64_t n) {
+  float *p = zg_alloc((size_t)n * sizeof *p);
+  for (int64_t i = 0; i < n; i++) p[i] = (float)rnd(1000001) / 1e6f - 0.5f;
+  return p;
+}
+
+// Result of one kernel, and the scratch that it took.
+static uint64_t run_once(const zg_kernel *k, int threads, float *const *args) {
+  zg_dnnl_op *op;
+  must(zg_dnnl_prepare(k, threads, &op));
+  const uint64_t n = zg_dnnl_scratch_bytes(op);
+  char *scratch = aligned_alloc(64, zg_round_up(n + 1, 64));
+  memset(scratch, 0xff, n);
+  must(zg_dnnl_run(op, (void *const *)args, scratch));
+  free(scratch);
+  zg_dnnl_free(op);
+  return n;
+}
+
+// Root mean square error, relative to the result's.
+static double error_of(const float *got, const double *want, int64_t n) {
+  double e = 0, all = 0;
+  for (int64_t i = 0; i < n; i++) e += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), all += want[i] * want[i];
+  return sqrt(e / all);
+}
+
+// As good as the direct sums, the same bits on any number of threads, and taken where the machine has it.
+static void check_winograd(const zg_kernel *k, float *const *args, const double *want, int64_t n) {
+  float *out = zg_alloc((size_t)n * sizeof *out);
+  setenv("ZG_WINOGRAD", "off", 1);
+  const uint64_t direct_bytes = run_once(k, 2, args);
+  const double direct = error_of(args[0], want, n);
+  unsetenv("ZG_WINOGRAD");
+  const uint64_t bytes = run_once(k, 1, args);
+  ck_assert_msg(bytes != direct_bytes, "kind %d: not by Winograd's algorithm", (int)k->kind);
+  const double winograd = error_of(args[0], want, n);
+  ck_assert_msg(direct < 5e-7 && winograd < 1e-6, "kind %d: errors %g direct, %g", (int)k->kind, direct, winograd);
+  memcpy(out, args[0], (size_t)n * sizeof *out);
+  for (int threads = 2; threads <= 4; threads++) {
+    run_once(k, threads, args);
+    ck_assert_msg(!memcmp(out, args[0], (size_t)n * sizeof *out), "kind %d: %d threads give other bits", (int)k->kind, threads);
+  }
+  zg_free(out);
+}
+
+START_TEST(conv_by_winograd) {
+  if (!__builtin_cpu_supports("avx512bw")) return;  // the library has it for that alone
+  const shape s = {.w = {.r = 2, .x = {15, 14}, .y = {15, 14}, .kernel = {3, 3}, .stride = {1, 1}, .dilation = {1, 1}, .begin = {1, 1}},
+                   .n = 2, .c = 64, .o = 64, .g = 1, .xs = 210, .ys = 210, .ks = 9};
+  const int64_t nx = s.n * s.c * s.xs, nw = s.o * s.c * s.ks, ny = s.n * s.o * s.ys;
+  zg_view vx = view_of(s.n, s.c, s.w.x, 2), vw = view_of(s.o, s.c, s.w.kernel, 2), vy = view_of(s.n, s.o, s.w.y, 2);
+  zg_conv_desc d = {.spatial = 2, .group = 1, .stride = {1, 1}, .dilation = {1, 1}, .pad_begin = {1, 1}, .pad_end = {1, 1}};
+  float *x = ordinary_floats(nx), *f = ordinary_floats(nw), *y = ordinary_floats(ny), *out = zg_alloc((size_t)(nx + nw + ny) * 4);
+  double *wx = zg_alloc((size_t)nx * 8), *ww = zg_alloc((size_t)nw * 8), *wy = zg_alloc((size_t)ny * 8);
+  conv_loops(&s, 0, x, f, y, wy), conv_loops(&s, 1, x, f, y, wx), conv_loops(&s, 2, x, f, y, ww);
+  zg_kernel k = {.kind = ZG_K_CONV, .desc = &d, .args = (zg_view[]){vy, vx, vw}, .n_args = 3, .n_out = 1};
+  check_winograd(&k, (float *[]){out, x, f}, wy, ny);
+  run_last("conv by Winograd, channels last", &k, 3, (float *[]){out, x, f}, wy, ny, 2);
+  k.kind = ZG_K_CONV_GRAD_X, k.args = (zg_view[]){vx, vy, vw};
+  check_winograd(&k, (float *[]){out, y, f}, wx, nx);
+  run_last("conv grad x by Winograd, channels last", &k, 3, (float *[]){out, y, f}, wx, nx, 2);
+  k.kind = ZG_K_CONV_GRAD_W, k.args = (zg_view[]){vw, vx, vy};
+  check_winograd(&k, (float *[]){out, x, y}, ww, nw);
+  run_last("conv grad w by Winograd, channels last", &k, 6, (float *[]){out, x, y}, ww, nw, 2);
+  void *all[] = {x, f, y, out, wx, ww, wy};
+  for (size_t i = 0; i < ZG_COUNT(all); i++) zg_free(all[i]);
+}
+END_TEST
+
 START_TEST(conv_of_an_empty_batch) {
   int64_t x[] = {5}, w[] = {3}, y[] = {3};
   zg_conv_desc d = {.spatial = 1, .group = 1, .stride = {1}, .dilation = {1}};
@@ -304,6 +375,7 @@ int main(void) {
   tcase_add_test(t, conv_1d);
   tcase_add_test(t, conv_2d);
   tcase_add_test(t, conv_3d);
+  tcase_add_test(t, conv_by_winograd);
   tcase_add_test(t, conv_of_an_empty_batch);
   tcase_add_test(t, pool_max);
   tcase_add_test(t, pool_average);
