@@ -8,29 +8,32 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t m_bits(float x) {
+// Always: a loop with a call in it stays scalar, and the compiler's own measure refuses m_tanh where a body has five of them.
+#define M_INLINE static inline __attribute__((always_inline))
+
+M_INLINE uint32_t m_bits(float x) {
   uint32_t u;
   memcpy(&u, &x, 4);
   return u;
 }
-static inline float m_float(uint32_t u) {
+M_INLINE float m_float(uint32_t u) {
   float x;
   memcpy(&x, &u, 4);
   return x;
 }
-static inline float m_select(int cond, float x, float y) { return cond ? x : y; }
+M_INLINE float m_select(int cond, float x, float y) { return cond ? x : y; }
 
 // Where the machine has it, one rounding; else two. Every a * b + c below is written with it (or has b a power of two, where it
 // makes no difference), and a product that is added to something elsewhere is meant to be rounded first and never stands alone in
 // such a sum: so a compiler that may contract and one that may not give the same bits.
-static inline float m_fma(float a, float b, float c) {
+M_INLINE float m_fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;
 #endif
 }
-static inline double m_fma64(double a, double b, double c) {
+M_INLINE double m_fma64(double a, double b, double c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fma(a, b, c);
 #else
@@ -39,7 +42,7 @@ static inline double m_fma64(double a, double b, double c) {
 }
 
 // x * x = result + *low, exactly but for what is lost below the denormals.
-static inline float m_square(float x, float *low) {
+M_INLINE float m_square(float x, float *low) {
   const float h = x * x;
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   *low = __builtin_fmaf(x, x, -h);
@@ -52,14 +55,14 @@ static inline float m_square(float x, float *low) {
 
 // e^x = 2^n e^r, n an integer, |r| <= ln 2 / 2. n is rounded by adding 1.5 * 2^23, after which the low bits of the sum are those of n:
 // shifted left by 23 they are n in an exponent's place.
-static inline float m_exp_split(float x, uint32_t *n_bits, float *n) {
+M_INLINE float m_exp_split(float x, uint32_t *n_bits, float *n) {
   const float t = m_fma(x, 1.44269504f, 12582912.0f);
   *n_bits = m_bits(t);
   *n = t - 12582912.0f;
   return m_fma(*n, -0.693359375f, x);                        // n ln 2 in two parts; the second is left to the caller
 }
 // (e^r - 1 - r) / r^2 with an error below 3.1e-9 / r^2 (own minimax fit).
-static inline float m_exp_rest(float r) {
+M_INLINE float m_exp_rest(float r) {
   float p = 1.38144672e-3f;
   p = m_fma(p, r, 8.36878084e-3f);
   p = m_fma(p, r, 4.16683927e-2f);
@@ -68,7 +71,7 @@ static inline float m_exp_rest(float r) {
 }
 
 // 2^n in two factors, so that denormal and overflowing results come out.
-static inline float m_exp(float x) {
+M_INLINE float m_exp(float x) {
   uint32_t bits;
   float n;
   x = x > 89.0f ? 89.0f : x;
@@ -80,7 +83,7 @@ static inline float m_exp(float x) {
 }
 
 // e^(x + low) for x <= 0, |low| far below |x|: the rounding of r is made up for, and of the two factors of 2^n one is always 2^-64.
-static inline float m_exp_neg(float x, float low) {
+M_INLINE float m_exp_neg(float x, float low) {
   uint32_t bits;
   float n;
   x = x < -104.5f ? -104.5f : x;
@@ -90,7 +93,7 @@ static inline float m_exp_neg(float x, float low) {
 }
 
 // e ln 2 + log(1 + f), f in [sqrt 1/2 - 1, sqrt 2 - 1]: log(1 + f) = f - f^2/2 + f^3 P(f).
-static inline float m_log_of(float f, float e) {
+M_INLINE float m_log_of(float f, float e) {
   const float z = f * f;
   float p = 7.0376836292e-2f;
   p = m_fma(p, f, -1.1514610310e-1f);
@@ -105,7 +108,7 @@ static inline float m_log_of(float f, float e) {
 }
 
 // log x = e ln 2 + log m, m in [sqrt 1/2, sqrt 2).
-static inline float m_log(float x) {
+M_INLINE float m_log(float x) {
   const int tiny = x < 1.17549435e-38f;
   const float y = x * (tiny ? 8388608.0f : 1.0f);
   const uint32_t u = m_bits(y) - 0x3F3504F3u;               // mantissa relative to sqrt 1/2
@@ -117,7 +120,7 @@ static inline float m_log(float x) {
 }
 
 // log(1 + x) = e ln 2 + log(1 + f) with e from the rounded sum, but f = 2^-e (1 + x) - 1 from x itself, rounded once.
-static inline float m_log1p(float x) {
+M_INLINE float m_log1p(float x) {
   const uint32_t u = m_bits(1.0f + x) - 0x3F3504F3u;
   const int32_t e = (int32_t)u >> 23;
   const float s = m_float((uint32_t)(127 - (e >> 1)) << 23), t = m_float((uint32_t)(127 - (e - (e >> 1))) << 23);   // 2^-e in two factors
@@ -128,7 +131,7 @@ static inline float m_log1p(float x) {
   return !(x >= -1.0f) ? NAN : r;
 }
 
-static inline float m_tanh(float x) {
+M_INLINE float m_tanh(float x) {
   const float a = fabsf(x), z = x * x;
   float p = -5.70498872745e-3f;
   p = m_fma(p, z, 2.06390887954e-2f);
@@ -141,13 +144,13 @@ static inline float m_tanh(float x) {
 }
 
 // By e = e^-|x|, which does not overflow, and q = e / (1 + e), whose relative error weighs little in 1 - q and e - e q.
-static inline float m_sigmoid(float x) {
+M_INLINE float m_sigmoid(float x) {
   const float e = m_exp_neg(-fabsf(x), 0.0f), q = e / (1.0f + e);
   return x < 0.0f ? m_fma(-e, q, e) : 1.0f - q;
 }
 
 // e^(t^2) erfc(t), t >= 0: z P(z), z = 1 / (1 + 0.4 t); relative error 1.3e-8 before rounding (own minimax fit).
-static inline float m_erfcx(float t) {
+M_INLINE float m_erfcx(float t) {
   const float z = 1.0f / m_fma(0.4f, t, 1.0f);
   float p = -0.0260267378f;
   p = m_fma(p, z, 0.178828849f);
@@ -162,7 +165,7 @@ static inline float m_erfcx(float t) {
   return p * z;
 }
 
-static inline float m_erf(float x) {
+M_INLINE float m_erf(float x) {
   const float a = fabsf(x), z = x * x;
   float p = 7.88911953e-5f;
   p = m_fma(p, z, -8.02084128e-4f);
@@ -178,7 +181,7 @@ static inline float m_erf(float x) {
 
 // The normal distribution: Phi(x), and phi(x) = e^(-x^2/2) / sqrt(2 pi), from one exponential. The square is taken in two parts:
 // rounding it would cost |x|^2 / 2 ulp in the tail.
-static inline float m_normal(float x, float *density) {
+M_INLINE float m_normal(float x, float *density) {
   float a = fabsf(x), low;
   a = a > 14.5f ? 14.5f : a;
   const float square = m_square(a, &low);
@@ -187,35 +190,35 @@ static inline float m_normal(float x, float *density) {
   return x < 0.0f ? e * tail : m_fma(-e, tail, 1.0f);
 }
 
-static inline float m_gelu(float x) {
+M_INLINE float m_gelu(float x) {
   float d;
   return x * m_normal(x, &d);
 }
-static inline float m_gelu_d(float x) {
+M_INLINE float m_gelu_d(float x) {
   float d;
   const float c = m_normal(x, &d), y = x > 1e4f ? 1e4f : x;   // infinity times zero
   return m_fma(y < -1e4f ? -1e4f : y, d, c);
 }
-static inline float m_gelu_tanh(float x) {
+M_INLINE float m_gelu_tanh(float x) {
   return x * m_sigmoid(x * m_fma(0.0713548163f, x * x, 1.59576912f));
 }
 
 // sigmoid(x), and its derivative s (1 - s) = e / (1 + e)^2, which does not cancel.
-static inline float m_sigmoid_d(float x, float *d) {
+M_INLINE float m_sigmoid_d(float x, float *d) {
   const float e = m_exp_neg(-fabsf(x), 0.0f), r = 1.0f / (1.0f + e), q = e * r;
   *d = q * r;
   return x < 0.0f ? q : r;
 }
-static inline float m_gelu_tanh_d(float x) {
+M_INLINE float m_gelu_tanh_d(float x) {
   float y = x > 15.0f ? 15.0f : x, d;
   y = y < -15.0f ? -15.0f : y;                               // beyond, the value is 0 or 1 in float
   const float z = y * y, s = m_sigmoid_d(y * m_fma(0.0713548163f, z, 1.59576912f), &d);
   return m_fma(y * d, m_fma(0.2140644488f, z, 1.59576912f), s);
 }
-static inline float m_silu(float x) { return x * m_sigmoid(x); }
-static inline float m_silu_d(float x) {
+M_INLINE float m_silu(float x) { return x * m_sigmoid(x); }
+M_INLINE float m_silu_d(float x) {
   float d, y = x > 200.0f ? 200.0f : x;                      // infinity times zero
   const float s = m_sigmoid_d(x, &d);
   return m_fma(y < -200.0f ? -200.0f : y, d, s);
 }
-static inline float m_softplus(float x) { return m_select(x > 0.0f, x, 0.0f) + m_log1p(m_exp_neg(-fabsf(x), 0.0f)); }
+M_INLINE float m_softplus(float x) { return m_select(x > 0.0f, x, 0.0f) + m_log1p(m_exp_neg(-fabsf(x), 0.0f)); }
