@@ -84,8 +84,15 @@ static void *cuda_device_ptr(const zg_program *base, uint32_t buf) {
 }
 static uint64_t cuda_allocated(const zg_program *base) { return ((const zg__cuda_program *)base)->allocated; }
 
+// Tensor cores and 16-byte accesses want the channels of a place beside each other (conv.cuh).
+static bool cuda_channels_last(const zg_device *dev) {
+  (void)dev;
+  return true;
+}
+
 const zg_device_vtable zg_device_cuda = {
     .name = "cuda",
+    .channels_last = cuda_channels_last,
     .lacks = 1u << ZG_K_RECURRENT | 1u << ZG_K_RECURRENT_GRAD,
     .open = cuda_open,
     .close = cuda_close,

@@ -200,6 +200,82 @@ ZG_MMA(zg_mma_bf16, zg_b2f)
 ZG_MMA(zg_mma_f16, zg_h2f)
 #endif
 
+// r[i]: lane l's part of the i-th of four 8 x 8 matrices of 16-bit numbers, whose rows of 16 bytes lie in shared memory where lanes
+// 8i .. 8i + 7 point: row l / 4, columns 2 (l % 4) and the next. zg_ldmatrix_t: of the transposed matrices.
+#ifdef __CUDACC__
+#define ZG_LDMATRIX(name, how)                                                                             \
+  ZG_FN void name(unsigned *r, const void *row) {                                                          \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0,%1,%2,%3}, [%4];"                    \
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                                          \
+                 : "r"((unsigned)__cvta_generic_to_shared(row))                                            \
+                 : "memory");                                                                              \
+  }
+ZG_LDMATRIX(zg_ldmatrix, "")
+ZG_LDMATRIX(zg_ldmatrix_t, ".trans")
+#else
+ZG_FN const unsigned short *zg_emu_row(const char *s, int i) {
+  const unsigned short *r;
+  __builtin_memcpy(&r, s + 64 * i, sizeof r);
+  return r;
+}
+ZG_FN void zg_ldmatrix(unsigned *r, const void *row) {
+  const int lane = (int)threadIdx.x & 31;
+  const char *s = (const char *)zg_emu_exchange(&row, sizeof row);
+  for (int i = 0; i < 4; i++) zg_ld4(&r[i], zg_emu_row(s, 8 * i + lane / 4) + lane % 4 * 2);
+}
+ZG_FN void zg_ldmatrix_t(unsigned *r, const void *row) {
+  const int lane = (int)threadIdx.x & 31;
+  const char *s = (const char *)zg_emu_exchange(&row, sizeof row);
+  for (int i = 0; i < 4; i++)
+    r[i] = zg_emu_row(s, 8 * i + lane % 4 * 2)[lane / 4] | (unsigned)zg_emu_row(s, 8 * i + lane % 4 * 2 + 1)[lane / 4] << 16;
+}
+#endif
+
+// ---- copies to shared memory behind the thread's back -------------------------------------------------------------------------
+// ZG_ASYNC(q) declares the thread's queue. zg_async16 asks for 16 bytes, zeros where not `live`; zg_async_commit ends a group of such;
+// zg_async_wait(q, n) waits until all but the last n groups (a literal number) have arrived; other threads see them behind a barrier.
+// In C a copy is done when it is asked for or when it is waited for, by its place: what comes too early shows, and what comes too late.
+#ifdef __CUDACC__
+#define ZG_ASYNC(q)
+#define zg_async16(q, to, from, live) zg_async16_(to, from, live)
+#define zg_async_commit(q) asm volatile("cp.async.commit_group;" ::: "memory")
+#define zg_async_wait(q, n) zg_async_wait_(n)
+#define zg_async_wait_(n) asm volatile("cp.async.wait_group " #n ";" ::: "memory")
+ZG_FN void zg_async16_(void *to, const void *from, int live) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(live ? 16 : 0) : "memory");
+}
+#else
+typedef struct {
+  struct { void *to; const void *from; int group; } copy[64];
+  int n, group;
+} zg_async_queue;
+#define ZG_ASYNC(q) zg_async_queue q; q.n = q.group = 0
+#define zg_async16(q, to, from, live) zg_async16_(&q, to, from, live)
+#define zg_async_commit(q) ((void)q.group++)
+#define zg_async_wait(q, n) zg_async_wait_(&q, n)
+ZG_FN void zg_async_do_(void *to, const void *from) {
+  __builtin_memset(to, 0, 16);
+  if (from) __builtin_memcpy(to, from, 16);
+}
+ZG_FN void zg_async16_(zg_async_queue *q, void *to, const void *from, int live) {
+  if (!live) from = (const void *)0;
+  if (q->n == 64 || (((zg_u64)to >> 4 ^ (zg_u64)to >> 7 ^ threadIdx.x ^ (unsigned)q->group) & 1)) {
+    zg_async_do_(to, from);
+    return;
+  }
+  q->copy[q->n].to = to, q->copy[q->n].from = from, q->copy[q->n++].group = q->group;
+}
+ZG_FN void zg_async_wait_(zg_async_queue *q, int but) {
+  int kept = 0;
+  for (int i = 0; i < q->n; i++) {
+    if (q->copy[i].group < q->group - but) zg_async_do_(q->copy[i].to, q->copy[i].from);
+    else q->copy[kept++] = q->copy[i];
+  }
+  q->n = kept;
+}
+#endif
+
 // ---- tiles of 16-bit floats, for attention -----------------------------------------------------------------------------------
 // Loads `rows` x `padded` elements from row row0 on into shared memory, row-major with `pitch`, or transposed; what lies behind
 // `limit` rows or `cols` columns becomes 0. vec: rows are contiguous and all addresses suit 16-byte accesses. padded: multiple of 8.

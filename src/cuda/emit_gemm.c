@@ -1,13 +1,14 @@
-// Matrix products in own kernels: matmuls that cuBLASLt does not take (integers, odd strides), and
+// Matrix products in own kernels: matmuls that cuBLASLt does not take (integers, odd strides), and f64
 // convolution with its two gradients as implicit products: operand elements are fetched straight from the
-// tensors while a tile is loaded (im2col without its matrix: Chetlur et al. 2014, "cuDNN", section 3).
+// tensors while a tile is loaded (im2col without its matrix: Chetlur et al. 2014, "cuDNN", section 3). Other
+// types of convolution are emit_conv.c's.
 //
 // A block of 256 threads computes a 64 x 64 tile in steps of 16 along k, each thread 4 x 4 elements, in the
 // computing class. Where tiles are too few to fill the device, k is cut in chunks: partial tiles go to the
 // workspace, a second launch adds them in order.
 #include <stdio.h>
 
-#include "cuda/spatial.h"
+#include "cuda/emit_conv.h"
 
 enum { TILE = 64, STEP = 16, THREADS = 256, MAX_SPLITS = 64 };
 
@@ -22,7 +23,7 @@ struct gemm {
   void (*put_store)(const gemm *g,
                     zg_str *out);  // statement that stores x as the result at [m, n] of batch b
   bool a_along_k, b_along_k;       // neighbouring k are neighbours in memory: how threads share the loads
-  zg_spatial s;
+  zg__conv c;
 };
 
 static void put_tile_load(const gemm *g, zg_str *out, bool is_a) {
@@ -213,41 +214,39 @@ zg_status zg__emit_matmul(const zg_kernel *k, const zg__target *t, zg__code *out
 
 // ---- convolution
 // ------------------------------------------------------------------------------------------------------------
-typedef struct {
-  int64_t n, c, o, cg, og;
-} channels;
-
-static channels channels_of(const gemm *g) {
-  const uint32_t ix = g->k->kind == ZG_K_CONV_GRAD_X ? 0 : 1, iw = g->k->kind == ZG_K_CONV_GRAD_W ? 0 : 2;
-  const zg_view *x = &g->k->args[ix], *w = &g->k->args[iw];
-  return (channels){x->dim[0], x->dim[1], w->dim[0], w->dim[1],
-                    w->dim[0] / ZG_MAX(((const zg_conv_desc *)g->k->desc)->group, 1)};
-}
-
 static void put_element(const gemm *g, zg_str *out, uint32_t arg, const char *at) {
   zg_str_add(out, "v = ");
   zg__put_load(out, g->k->args[arg].dtype, "a.p%u[%s]", arg, at);
   zg_str_add(out, ";\n");
 }
 
+// "(img * 1 + (b * 2 + c) * 3 + p * 4)": an element of an image, `per` channels a group.
+static void put_image(zg_str *out, const zg__image *i, const char *img, int64_t per, const char *c, const char *p) {
+  zg_str_add(out, "%s * %lldll + (b * %lldll + %s) * %lldll + %s * %lldll", img, (long long)i->image, (long long)per, c, (long long)i->channel, p,
+             (long long)i->place);
+}
+static void put_image_element(const gemm *g, zg_str *out, uint32_t arg, const zg__image *i, const char *img, int64_t per, const char *c,
+                              const char *p) {
+  zg_str at = {0};
+  put_image(&at, i, img, per, c, p);
+  put_element(g, out, arg, at.at);
+  zg_str_fini(&at);
+}
+
 // y[o, (img, p)] = sum over (c, q) of w[o, (c, q)] x[(c, q), (img, p)]
 static void conv_a(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
   char at[96];
-  snprintf(at, sizeof at, "(b * %lldll + m) * %lldll + k", (long long)c.og, (long long)g->len);
+  snprintf(at, sizeof at, "(b * %lldll + m) * %lldll + k", (long long)g->c.og, (long long)g->len);
   put_element(g, out, 2, at);
 }
 
 static void conv_b(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
-  zg_str_add(out, "const zg_i64 img = n / %lldll, p = n %% %lldll, c = k / %lldll, q = k %% %lldll;\n",
-             (long long)g->s.n_out, (long long)g->s.n_out, (long long)g->s.n_ker, (long long)g->s.n_ker);
-  zg__spatial_put_tap(&g->s, out, "p", "q");
+  const zg_spatial *s = &g->c.s;
+  zg_str_add(out, "const zg_i64 img = n / %lldll, p = n %% %lldll, c = k / %lldll, q = k %% %lldll;\n", (long long)s->n_out, (long long)s->n_out,
+             (long long)s->n_ker, (long long)s->n_ker);
+  zg__spatial_put_tap(s, out, "p", "q");
   zg_str_add(out, "if (inside) ");
-  snprintf(at, sizeof at, "(img * %lldll + b * %lldll + c) * %lldll + tap", (long long)c.c, (long long)c.cg,
-           (long long)g->s.n_in);
-  put_element(g, out, 1, at);
+  put_image_element(g, out, 1, &g->c.x, "img", g->c.cg, "c", "tap");
 }
 
 static void put_result(const gemm *g, zg_str *out, const char *at) {
@@ -255,102 +254,103 @@ static void put_result(const gemm *g, zg_str *out, const char *at) {
   zg__put_store(out, g->dtype, "z");
   zg_str_add(out, ";\n");
 }
+static void put_image_result(const gemm *g, zg_str *out, const zg__image *i, int64_t places, int64_t per) {
+  zg_str at = {0};
+  zg_str_add(out, "const zg_i64 img = n / %lldll, p = n %% %lldll;\n", (long long)places, (long long)places);
+  put_image(&at, i, "img", per, "m", "p");
+  put_result(g, out, at.at);
+  zg_str_fini(&at);
+}
 
 static void conv_store(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
   zg_str_add(out, "%s z = x;\n", zg__cls_type(g->cls));
   if (g->k->n_args > 3) {
     zg_str_add(out, "z = z + ");
-    zg__put_load(out, g->k->args[3].dtype, "a.p3[b * %lldll + m]", (long long)c.og);
+    zg__put_load(out, g->k->args[3].dtype, "a.p3[b * %lldll + m]", (long long)g->c.og);
     zg_str_add(out, ";\n");
   }
-  snprintf(at, sizeof at, "(n / %lldll * %lldll + b * %lldll + m) * %lldll + n %% %lldll",
-           (long long)g->s.n_out, (long long)c.o, (long long)c.og, (long long)g->s.n_out,
-           (long long)g->s.n_out);
-  put_result(g, out, at);
+  put_image_result(g, out, &g->c.y, g->c.s.n_out, g->c.og);
 }
 
 // dx[c, (img, t)] = sum over (o, q) of w[(o, q), c] dy[(o, q), (img, t)]
 static void grad_x_a(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
+  const long long n_ker = g->c.s.n_ker;
   char at[160];
-  snprintf(at, sizeof at, "((b * %lldll + k / %lldll) * %lldll + m) * %lldll + k %% %lldll", (long long)c.og,
-           (long long)g->s.n_ker, (long long)c.cg, (long long)g->s.n_ker, (long long)g->s.n_ker);
+  snprintf(at, sizeof at, "((b * %lldll + k / %lldll) * %lldll + m) * %lldll + k %% %lldll", (long long)g->c.og, n_ker, (long long)g->c.cg, n_ker,
+           n_ker);
   put_element(g, out, 2, at);
 }
 
 static void grad_x_b(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
-  zg_str_add(out, "const zg_i64 img = n / %lldll, t = n %% %lldll, o = k / %lldll, q = k %% %lldll;\n",
-             (long long)g->s.n_in, (long long)g->s.n_in, (long long)g->s.n_ker, (long long)g->s.n_ker);
-  zg__spatial_put_window(&g->s, out, "t", "q");
+  const zg_spatial *s = &g->c.s;
+  zg_str_add(out, "const zg_i64 img = n / %lldll, t = n %% %lldll, o = k / %lldll, q = k %% %lldll;\n", (long long)s->n_in, (long long)s->n_in,
+             (long long)s->n_ker, (long long)s->n_ker);
+  zg__spatial_put_window(s, out, "t", "q");
   zg_str_add(out, "if (inside) ");
-  snprintf(at, sizeof at, "(img * %lldll + b * %lldll + o) * %lldll + win", (long long)c.o, (long long)c.og,
-           (long long)g->s.n_out);
-  put_element(g, out, 1, at);
+  put_image_element(g, out, 1, &g->c.y, "img", g->c.og, "o", "win");
 }
 
 static void grad_x_store(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
   zg_str_add(out, "%s z = x;\n", zg__cls_type(g->cls));
-  snprintf(at, sizeof at, "(n / %lldll * %lldll + b * %lldll + m) * %lldll + n %% %lldll",
-           (long long)g->s.n_in, (long long)c.c, (long long)c.cg, (long long)g->s.n_in, (long long)g->s.n_in);
-  put_result(g, out, at);
+  put_image_result(g, out, &g->c.x, g->c.s.n_in, g->c.cg);
 }
 
 // dw[o, (c, q)] = sum over (img, p) of dy[o, (img, p)] x[(c, q), (img, p)]
 static void grad_w_a(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
-  snprintf(at, sizeof at, "(k / %lldll * %lldll + b * %lldll + m) * %lldll + k %% %lldll",
-           (long long)g->s.n_out, (long long)c.o, (long long)c.og, (long long)g->s.n_out,
-           (long long)g->s.n_out);
-  put_element(g, out, 2, at);
+  zg_str_add(out, "const zg_i64 img = k / %lldll, p = k %% %lldll;\n", (long long)g->c.s.n_out, (long long)g->c.s.n_out);
+  put_image_element(g, out, 2, &g->c.y, "img", g->c.og, "m", "p");
 }
 
 static void grad_w_b(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
-  char at[160];
-  zg_str_add(out, "const zg_i64 img = k / %lldll, p = k %% %lldll, c = n / %lldll, q = n %% %lldll;\n",
-             (long long)g->s.n_out, (long long)g->s.n_out, (long long)g->s.n_ker, (long long)g->s.n_ker);
-  zg__spatial_put_tap(&g->s, out, "p", "q");
+  const zg_spatial *s = &g->c.s;
+  zg_str_add(out, "const zg_i64 img = k / %lldll, p = k %% %lldll, c = n / %lldll, q = n %% %lldll;\n", (long long)s->n_out, (long long)s->n_out,
+             (long long)s->n_ker, (long long)s->n_ker);
+  zg__spatial_put_tap(s, out, "p", "q");
   zg_str_add(out, "if (inside) ");
-  snprintf(at, sizeof at, "(img * %lldll + b * %lldll + c) * %lldll + tap", (long long)c.c, (long long)c.cg,
-           (long long)g->s.n_in);
-  put_element(g, out, 1, at);
+  put_image_element(g, out, 1, &g->c.x, "img", g->c.cg, "c", "tap");
 }
 
 static void grad_w_store(const gemm *g, zg_str *out) {
-  const channels c = channels_of(g);
   char at[96];
   zg_str_add(out, "%s z = x;\n", zg__cls_type(g->cls));
-  snprintf(at, sizeof at, "(b * %lldll + m) * %lldll + n", (long long)c.og, (long long)g->n);
+  snprintf(at, sizeof at, "(b * %lldll + m) * %lldll + n", (long long)g->c.og, (long long)g->n);
   put_result(g, out, at);
 }
 
-zg_status zg__emit_conv(const zg_kernel *k, const zg__target *t, zg__code *out) {
+zg__conv zg__conv_of(const zg_kernel *k) {
   const zg_conv_desc *d = k->desc;
-  const uint32_t ix = k->kind == ZG_K_CONV_GRAD_X ? 0 : 1, iy = k->kind == ZG_K_CONV          ? 0
-                                                                : k->kind == ZG_K_CONV_GRAD_X ? 1
-                                                                                              : 2;
-  const uint32_t iw = k->kind == ZG_K_CONV_GRAD_W ? 0 : 2;
-  gemm g = {
-      .k = k, .batch = ZG_MAX(d->group, 1), .dtype = k->args[0].dtype, .cls = zg_cls_of(k->args[0].dtype)};
-  g.s = zg_spatial_make(d->spatial, k->args[ix].dim + 2, k->args[iy].dim + 2, k->args[iw].dim + 2, d->stride,
-                         d->pad_begin, d->pad_end, d->dilation);
-  const channels c = channels_of(&g);
-  if (k->kind == ZG_K_CONV) {
-    g.m = c.og, g.n = c.n * g.s.n_out, g.len = c.cg * g.s.n_ker, g.a_along_k = true;
+  zg__conv c = {.k = k, .way = ZG__CONV, .ix = 1, .iw = 2, .iy = 0};
+  if (k->kind == ZG_K_CONV_GRAD_X) c.way = ZG__CONV_GRAD_X, c.ix = 0, c.iy = 1;
+  if (k->kind == ZG_K_CONV_GRAD_W) c.way = ZG__CONV_GRAD_W, c.iw = 0, c.iy = 2;
+  const zg_view *x = &k->args[c.ix], *w = &k->args[c.iw], *y = &k->args[c.iy];
+  c.s = zg_spatial_make(d->spatial, x->dim + 2, y->dim + 2, w->dim + 2, d->stride, d->pad_begin, d->pad_end, d->dilation);
+  c.n = x->dim[0], c.c = x->dim[1], c.o = w->dim[0], c.cg = w->dim[1];
+  c.group = ZG_MAX(d->group, 1), c.og = c.o / c.group;
+  c.size = zg_dtype_bytes(k->args[1].dtype);
+  c.x = zg__image_of(x), c.y = zg__image_of(y);
+  return c;
+}
+
+static zg_status emit_conv_plainly(const zg_kernel *k, const zg__target *t, zg__code *out) {
+  gemm g = {.k = k, .c = zg__conv_of(k), .dtype = k->args[0].dtype, .cls = zg_cls_of(k->args[0].dtype)};
+  const zg__conv *c = &g.c;
+  g.batch = c->group;
+  if (c->way == ZG__CONV) {
+    g.m = c->og, g.n = c->n * c->s.n_out, g.len = c->cg * c->s.n_ker, g.a_along_k = true;
     g.put_a = conv_a, g.put_b = conv_b, g.put_store = conv_store;
-  } else if (k->kind == ZG_K_CONV_GRAD_X) {
-    g.m = c.cg, g.n = c.n * g.s.n_in, g.len = c.og * g.s.n_ker;
+  } else if (c->way == ZG__CONV_GRAD_X) {
+    g.m = c->cg, g.n = c->n * c->s.n_in, g.len = c->og * c->s.n_ker;
     g.put_a = grad_x_a, g.put_b = grad_x_b, g.put_store = grad_x_store;
   } else {
-    g.m = c.og, g.n = c.cg * g.s.n_ker, g.len = c.n * g.s.n_out, g.a_along_k = g.b_along_k = true;
+    g.m = c->og, g.n = c->cg * c->s.n_ker, g.len = c->n * c->s.n_out, g.a_along_k = g.b_along_k = true;
     g.put_a = grad_w_a, g.put_b = grad_w_b, g.put_store = grad_w_store;
   }
-  return zg_status_prefix(emit_gemm(&g, t, out), "%s: ", k->label);
+  return emit_gemm(&g, t, out);
+}
+
+zg_status zg__emit_conv(const zg_kernel *k, const zg__target *t, zg__code *out) {
+  zg_status s = zg__conv_is_direct(k) ? zg__emit_conv_direct(k, t, out)
+                : zg__conv_takes(k)   ? zg__emit_conv_tiles(k, t, out)
+                                      : emit_conv_plainly(k, t, out);
+  return zg_status_prefix(s, "%s: ", k->label);
 }

@@ -7,15 +7,25 @@ enum { THREADS = 256 };
 
 static const char *better(void) { return "(v > best || (v != v && best == best))"; }
 
+// "a.x[..]": where the channel's plane lies in an argument, plus a place.
+static void put_at(zg_str *out, const zg_kernel *k, uint32_t arg, const char *name, const char *place) {
+  const zg__image i = zg__image_of(&k->args[arg]);
+  zg_str at = {0};
+  zg_str_add(&at, "a.%s[n * %lldll + channel * %lldll + %s * %lldll]", name, (long long)i.image, (long long)i.channel, place, (long long)i.place);
+  zg__put_load(out, k->args[arg].dtype, "%s", at.at);
+  zg_str_fini(&at);
+}
+
 // Declares `first`, the flat input place of the first of the largest elements of the window at output place p
 // (-1: none), and `best`.
-static void put_window_max(const zg_spatial *s, zg_str *out, zg_dtype t, const char *x) {
+static void put_window_max(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
+  const zg_dtype t = k->args[1].dtype;
   const char *type = zg__cls_type(zg_cls_of(t));
   zg_str_add(out, "zg_i64 first = -1;\n%s best = 0;\nfor (zg_i64 q = 0; q < %lldll; q++) {\n", type,
              (long long)s->n_ker);
   zg__spatial_put_tap(s, out, "p", "q");
   zg_str_add(out, "if (!inside) continue;\nconst %s v = ", type);
-  zg__put_load(out, t, "%s[plane * %lldll + tap]", x, (long long)s->n_in);
+  put_at(out, k, 1, "x", "tap");
   zg_str_add(out, ";\nif (first < 0 || %s) { first = tap; best = v; }\n}\n", better());
 }
 
@@ -39,10 +49,11 @@ static void put_pool(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
   const zg_pool_desc *d = k->desc;
   const zg_dtype t = k->args[1].dtype;
   const char *type = zg__cls_type(zg_cls_of(t));
-  zg_str_add(out, "const zg_i64 plane = e / %lldll, p = e %% %lldll;\n", (long long)s->n_out,
-             (long long)s->n_out);
+  const zg__image y = zg__image_of(&k->args[0]);
+  zg__spatial_put_element(out, &y, k->args[0].dim[1], s->n_out);
+  zg_str_add(out, "const zg_i64 p = place;\n");
   if (d->kind == ZG_POOL_MAX) {
-    put_window_max(s, out, t, "a.x");
+    put_window_max(k, s, out);
     zg_str_add(out, "a.y[e] = ");
     zg__put_store(out, k->args[0].dtype, zg_dtype_is_float(t) ? "first < 0 ? -INFINITY : best" : "best");
     zg_str_add(out, ";\n");
@@ -51,7 +62,7 @@ static void put_pool(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
   zg_str_add(out, "%s sum = 0;\nfor (zg_i64 q = 0; q < %lldll; q++) {\n", type, (long long)s->n_ker);
   zg__spatial_put_tap(s, out, "p", "q");
   zg_str_add(out, "if (inside) sum += ");
-  zg__put_load(out, t, "a.x[plane * %lldll + tap]", (long long)s->n_in);
+  put_at(out, k, 1, "x", "tap");
   zg_str_add(out, ";\n}\n");
   put_count(s, out, d->kind);
   zg_str_add(out, "a.y[e] = ");
@@ -62,16 +73,17 @@ static void put_pool(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
 static void put_pool_grad(const zg_kernel *k, const zg_spatial *s, zg_str *out) {
   const zg_pool_desc *d = k->desc;
   const char *type = zg__cls_type(zg_cls_of(k->args[0].dtype));
-  zg_str_add(out, "const zg_i64 plane = e / %lldll, t = e %% %lldll;\n%s sum = 0;\n", (long long)s->n_in,
-             (long long)s->n_in, type);
+  const zg__image x = zg__image_of(&k->args[0]);
+  zg__spatial_put_element(out, &x, k->args[0].dim[1], s->n_in);
+  zg_str_add(out, "const zg_i64 t = place;\n%s sum = 0;\n", type);
   zg_str_add(out, "for (zg_i64 r = %lldll; r-- > 0;) {\n",
              (long long)s->n_ker);  // windows in ascending order
   zg__spatial_put_window(s, out, "t", "r");
   zg_str_add(out, "if (!inside) continue;\nconst zg_i64 p = win;\n{\n");
-  if (d->kind == ZG_POOL_MAX) put_window_max(s, out, k->args[1].dtype, "a.x");
+  if (d->kind == ZG_POOL_MAX) put_window_max(k, s, out);
   else put_count(s, out, d->kind);
   zg_str_add(out, d->kind == ZG_POOL_MAX ? "if (first == t) sum += " : "sum += ");
-  zg__put_load(out, k->args[2].dtype, "a.dy[plane * %lldll + win]", (long long)s->n_out);
+  put_at(out, k, 2, "dy", "win");
   zg_str_add(out, d->kind == ZG_POOL_MAX ? ";\n}\n}\n" : " / (%s)count;\n}\n}\n", type);
   zg_str_add(out, "a.y[e] = ");
   zg__put_store(out, k->args[0].dtype, "sum");

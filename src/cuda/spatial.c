@@ -1,6 +1,13 @@
 // Window geometry as text.
 #include "cuda/spatial.h"
 
+zg__image zg__image_of(const zg_view *v) {
+  int64_t places = 1;
+  for (uint32_t d = 2; d < v->rank; d++) places *= v->dim[d];
+  if (zg_view_contiguous(v)) return (zg__image){v->dim[1] * places, places, 1};
+  return (zg__image){v->dim[1] * places, 1, v->dim[1]};
+}
+
 // "p / 12ll % 4ll": coordinate d of flat place p.
 static void put_coord(zg_str *out, const char *p, const int64_t dim[3], int d) {
   int64_t block = 1;
@@ -40,4 +47,11 @@ void zg__spatial_put_window(const zg_spatial *s, zg_str *out, const char *t, con
   zg_str_add(out, ";\nconst zg_i64 win = (y0 / %lldll * %lldll + y1 / %lldll) * %lldll + y2 / %lldll;\n",
              (long long)s->stride[0], (long long)s->out[1], (long long)s->stride[1], (long long)s->out[2],
              (long long)s->stride[2]);
+}
+
+void zg__spatial_put_element(zg_str *out, const zg__image *i, int64_t channels, int64_t places) {
+  const long long c = ZG_MAX(channels, 1), p = ZG_MAX(places, 1);
+  zg_str_add(out, "const zg_i64 n = e / %lldll;\nconst int ", c * p);
+  if (i->channel == 1) zg_str_add(out, "channel = (int)(e %% %lldll), place = (int)(e / %lldll %% %lldll);\n", c, c, p);
+  else zg_str_add(out, "channel = (int)(e / %lldll %% %lldll), place = (int)(e %% %lldll);\n", p, c, p);
 }

@@ -16,6 +16,27 @@ static const zg_op_case larger_cases[] = {
     {.name = "conv with groups",
      .text = ZG__X("[3,8,13]") ZG__Y("[6,4,9]") "%4 = conv %1, %2 strides=[2] "
                                                 "pads=[4,4] dilations=[1] group=2" ZG__OUT(4)},
+    {.name = "conv of whole pieces, stride and dilation",
+     .text = ZG__X("[2,16,13,11]") ZG__Y("[40,16,3,3]") "%4 = conv %1, %2 strides=[2,1] "
+                                                        "pads=[1,2,2,0] dilations=[1,2]" ZG__OUT(4)},
+    {.name = "conv 1x1",
+     .text = ZG__X("[2,72,9,9]") ZG__Y("[136,72,1,1]") "%4 = conv %1, %2 strides=[1,1] "
+                                                       "pads=[0,0,0,0] dilations=[1,1]" ZG__OUT(4)},
+    {.name = "conv 1x1, stride",
+     .text = ZG__X("[2,24,9,9]") ZG__Y("[40,24,1,1]") "%4 = conv %1, %2 strides=[2,2] "
+                                                      "pads=[0,0,0,0] dilations=[1,1]" ZG__OUT(4)},
+    {.name = "conv with wide groups",
+     .text = ZG__X("[1,48,7,8]") ZG__Y("[32,24,3,2]") "%4 = conv %1, %2 strides=[1,1] "
+                                                      "pads=[1,1,1,0] dilations=[1,1] group=2" ZG__OUT(4)},
+    {.name = "conv with many places",
+     .text = ZG__X("[1,8,40,30]") ZG__Y("[16,8,3,3]") "%4 = conv %1, %2 strides=[1,1] "
+                                                      "pads=[1,1,1,1] dilations=[1,1]" ZG__OUT(4)},
+    {.name = "conv 3d, stride over some taps",
+     .text = ZG__X("[1,9,5,6,7]") ZG__Y("[10,9,1,2,3]") "%4 = conv %1, %2 strides=[2,3,2] "
+                                                        "pads=[0,1,1,0,1,1] dilations=[1,1,2]" ZG__OUT(4)},
+    {.name = "conv, a channel a group",
+     .text = ZG__X("[2,70,6,7]") ZG__Y("[70,1,3,3]") "%4 = conv %1, %2 strides=[1,2] "
+                                                     "pads=[1,1,1,1] dilations=[1,1] group=70" ZG__OUT(4)},
     {.name = "matmul", .text = ZG__X("[70,67]") ZG__Y("[67,75]") "%3 = matmul %1, %2" ZG__OUT(3)},
     {.name = "matmul, transposed",
      .text = ZG__X("[2,67,33]") ZG__Y("[2,35,67]") "%3 = matmul %1, %2 ta=1 tb=1" ZG__OUT(3)},
