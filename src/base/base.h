@@ -150,7 +150,9 @@ zg_status zg_dir_make(const char *path);                                // with 
 zg_status zg_dir_sync(const char *path);                                // fsync of the directory entry itself
 bool zg_file_exists(const char *path);
 uint64_t zg_proc_peak_bytes(void);                                      // VmHWM of this process; 0 where unknown
-uint64_t zg_proc_resident_bytes(void);                                  // VmRSS
+uint64_t zg_proc_resident_bytes(void);                                  // VmRSS, counted to the page where the system can
+uint64_t zg_proc_heap_bytes(void);                                      // in use on the heap (malloc)
+void zg_proc_trim(void);                                                // gives free heap pages back to the system
 
 // ---- time, threads ------------------------------------------------------------------------------------------------
 double zg_time_s(void);                                                 // monotonic seconds

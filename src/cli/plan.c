@@ -34,11 +34,19 @@ static void print_times(const zg_sched *d, const zg_device_model *device) {
 
 static double more_time(double before, double now) { return before > 0 ? 100 * (now / before - 1) : 0; }
 
-static void print_table(const zg_session *s, const zg_report *r, const zg_device_model *device, size_t n_tensors) {
+static void print_process(const zg_process_memory *m) {
+  if (!m->peak) return;
+  printf("outside the plan   %s: code, libraries, model structure and schedule %s,", zg_cli_bytes(m->peak - m->arenas), zg_cli_bytes(m->before + m->running));
+  printf(" kernels %s, a batch's staging %s\n", zg_cli_bytes(m->kernels), zg_cli_bytes(m->feeds));
+  printf("process peak       %s (%llu bytes), predicted\n", zg_cli_bytes(m->peak), (unsigned long long)m->peak);
+}
+
+static void print_table(const zg_session *s, const zg_report *r, const zg_device_model *device, const zg_process_memory *process, size_t n_tensors) {
   const zg_sched *d = zg_session_sched(s);
   printf("planned memory     %s (%llu bytes), lower bound %s (+%.2f %%)\n", zg_cli_bytes(r->planned), (unsigned long long)r->planned,
          zg_cli_bytes(r->lower_bound), r->lower_bound ? 100.0 * ((double)r->planned / (double)r->lower_bound - 1) : 0);
   printf("at rest            %s\n", zg_cli_bytes(r->persistent));
+  print_process(process);
   printf("work of a step     %.3f GFLOP, %s moved\n", r->flops / 1e9, zg_cli_bytes((uint64_t)r->bytes_moved));
   print_times(d, device);
   if (device->memory && r->planned > device->memory)
@@ -73,7 +81,7 @@ static void print_table(const zg_session *s, const zg_report *r, const zg_device
   }
 }
 
-static void print_json(const zg_session *s, const zg_report *r, const zg_device_model *device) {
+static void print_json(const zg_session *s, const zg_report *r, const zg_device_model *device, const zg_process_memory *process) {
   const zg_sched *d = zg_session_sched(s);
   zg_arena mem = {0};
   const double seconds = zg_predicted_length(d, zg_predict_times(d, device, &mem), NULL);
@@ -99,7 +107,12 @@ static void print_json(const zg_session *s, const zg_report *r, const zg_device_
              seconds, c->how.cheap ? "true" : "false", c->how.blocks, c->n_blocks, (unsigned long long)c->bytes_before, c->flops_before, c->seconds_before);
   for (int k = 0, n = 0; k < ZG_N_KERNELS; k++)
     if (r->kernels[k]) zg_str_add(&t, "%s\"%s\": %u", n++ ? ", " : "", zg_kernel_info_of((zg_kernel_kind)k)->name, r->kernels[k]);
-  zg_str_add(&t, "}}\n");
+  zg_str_add(&t, "}");
+  if (process->peak)
+    zg_str_add(&t, ",\n \"process\": {\"before_bytes\": %llu, \"kernels_bytes\": %llu, \"feeds_bytes\": %llu, \"running_bytes\": %llu, \"peak_bytes\": %llu}",
+               (unsigned long long)process->before, (unsigned long long)process->kernels, (unsigned long long)process->feeds,
+               (unsigned long long)process->running, (unsigned long long)process->peak);
+  zg_str_add(&t, "}\n");
   fputs(t.at, stdout);
   zg_str_fini(&t);
 }
@@ -153,10 +166,13 @@ static zg_status run(int argc, char **argv) {
     goto out;
   }
   ZG_TRY_OUT(zg_session_open(cfg, &o, &s));
+  // What the process takes in all can be said of training on this machine's CPU by one rank.
+  zg_process_memory process = {0};
+  if (!forward && o.world == 1 && !device_name) ZG_TRY_OUT(zg_session_process(s, &process));
   zg_report_make(zg_session_sched(s), &r);
   if (json && s->zero) zg_cli_print_ranks_json(s, stdout);
-  else if (json) print_json(s, &r, &device);
-  else print_table(s, &r, &device, 12);
+  else if (json) print_json(s, &r, &device, &process);
+  else print_table(s, &r, &device, &process, 12);
   if (!json && s->zero) zg_cli_print_ranks(s);
   const zg_sched *d = zg_session_sched(s);
   const zg_picture picture = {.title = zg_arena_printf(&mem, "Plan of %s", o.model_path ? o.model_path : cfg->model),

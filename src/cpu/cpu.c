@@ -7,7 +7,7 @@
 #include "cpu/cpu.h"
 #include "cpu/dnnl.h"
 #include "cpu/jit.h"
-#include "exec/device.h"
+#include "exec/exec.h"
 #include "sched/reference.h"
 
 typedef struct {
@@ -181,6 +181,40 @@ static zg_status cpu_workspace(zg_device *dev, const zg_sched *s, const zg_kerne
   return NULL;
 }
 
+// Scratch of one thread.
+static uint64_t scratch_of(const zg_kernel *k, const prepared *p) {
+  return zg_round_up(p->loop ? p->loop->scratch_bytes : p->dnnl ? 0 : plain_scratch(k), 4096);
+}
+
+// The library keeps what it generates for a kernel, and the plan has asked it for all of them already: each takes its own part of the heap.
+static zg_status cpu_host_bytes(zg_device *dev, const zg_sched *s, uint64_t *out_bytes) {
+  zg_map known = {0};
+  zg_str key = {0};
+  zg_status status = NULL;
+  uint64_t scratch = 64, sum = (s->bufs.n + 1) * sizeof(void *) + (s->kernels.n + 1) * (sizeof(prepared) + sizeof(loop_prog *));
+  for (size_t i = 0; i < s->kernels.n; i++) {
+    uint64_t bytes = 0;
+    zg_exec_kernel_key(&s->kernels.at[i], &key);
+    if (!zg_map_get(&known, key.at, &bytes)) {
+      prepared p = {0};
+      const uint64_t before = zg_proc_heap_bytes();
+      ZG_TRY_OUT(prepare_kernel(device_of(dev), s, &s->kernels.at[i], &p));
+      const uint64_t now = zg_proc_heap_bytes();
+      bytes = now > before ? now - before : 0;
+      if (p.loop) bytes += p.loop->phases.n * sizeof(jit_phase);
+      scratch = ZG_MAX(scratch, scratch_of(&s->kernels.at[i], &p));
+      free_kernel(&p);
+      zg_map_put(&known, key.at, bytes);
+    }
+    sum += bytes;
+  }
+  *out_bytes = sum + scratch * (uint64_t)zg_pool_threads(device_of(dev)->pool);
+out:
+  zg_map_fini(&known);
+  zg_str_fini(&key);
+  return status;
+}
+
 static void cpu_program_free(zg_program *prog) {
   cpu_program *p = (cpu_program *)prog;
   if (!p) return;
@@ -253,8 +287,7 @@ static zg_status prepare_kernels(cpu_device *d, cpu_program *p) {
       return zg_error(ZG_INTERNAL, "%s: the kernel wants %llu bytes of workspace, the schedule gives %llu", k->label,
                       (unsigned long long)want, (unsigned long long)has);
     if (q->loop) n_slots = ZG_MAX(n_slots, q->loop->slots.n);
-    const uint64_t scratch = q->loop ? q->loop->scratch_bytes : q->dnnl ? 0 : plain_scratch(k);
-    p->scratch_bytes = ZG_MAX(p->scratch_bytes, zg_round_up(scratch, 4096));
+    p->scratch_bytes = ZG_MAX(p->scratch_bytes, scratch_of(k, q));
     for (uint32_t a = 0; q->dnnl && a < k->n_args; a++)
       q->args[a] = (uint8_t *)p->buf[k->args[a].buf] + k->args[a].offset * (int64_t)zg_dtype_bytes(k->args[a].dtype);
   }
@@ -369,7 +402,7 @@ static uint64_t cpu_allocated(const zg_program *prog) {
 }
 
 const zg_device_vtable zg_device_cpu = {
-    .name = "cpu", .channels_last = cpu_channels_last, .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace,
+    .name = "cpu", .channels_last = cpu_channels_last, .open = cpu_open, .close = cpu_close, .info = cpu_info, .workspace = cpu_workspace, .host_bytes = cpu_host_bytes,
     .prepare = cpu_prepare, .program_free = cpu_program_free, .run_kernel = cpu_run_kernel, .write = cpu_write,
     .read = cpu_read, .host_ptr = cpu_host_ptr, .allocated = cpu_allocated,
 };

@@ -345,6 +345,7 @@ static void build(zg_jit *j) {
 static void *builder(void *arg) {
   if (nice(NICE) == -1) errno = 0;  // Linux: of this thread, and of the child it makes
   build(arg);
+  zg_str_fini(&((zg_jit *)arg)->text);
   return NULL;
 }
 
@@ -390,6 +391,7 @@ zg_jit *zg_jit_new(loop_prog **progs, size_t n, const zg_vec *vec) {
   }
   j->tried = load_cached(j);
   if (!j->tried && wait) build(j), j->tried = true;
+  if (j->tried) zg_str_fini(&j->text);
   return j;
 }
 

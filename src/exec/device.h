@@ -21,6 +21,9 @@ typedef struct {
   void (*info)(const zg_device *d, zg_device_info *out);
   // Bytes of scratch a kernel wants on this device; asked before plan_memory, which gives it a workspace buffer.
   zg_status (*workspace)(zg_device *d, const zg_sched *s, const zg_kernel *k, uint64_t *out_bytes);
+  // Bytes of the process's memory that `prepare` of s and running it will take beside the arenas: prepared kernels, the threads' scratch.
+  // Measured by preparing one of each kind of kernel. NULL: not known.
+  zg_status (*host_bytes)(zg_device *d, const zg_sched *s, uint64_t *out_bytes);
   // Allocates the arenas (exactly s->arena_bytes, zeroed) and prepares every kernel. s is borrowed until program_free.
   zg_status (*prepare)(zg_device *d, const zg_sched *s, zg_program **out);
   void (*program_free)(zg_program *p);

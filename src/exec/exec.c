@@ -182,9 +182,8 @@ zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_ex
   return status;
 }
 
-// What a kernel's scratch depends on: kind, attributes, the arguments' types and strides; not which buffers they are. A model of
-// many equal layers asks the device once for each.
-static void workspace_key(const zg_kernel *k, zg_str *out) {
+// A model of many equal layers asks the device once for each.
+void zg_exec_kernel_key(const zg_kernel *k, zg_str *out) {
   out->n = 0;
   zg_str_add(out, "%s ", zg_kernel_info_of(k->kind)->name);
   zg_kernel_info_of(k->kind)->print(k->desc, out);
@@ -210,7 +209,7 @@ zg_status zg_exec_add_workspaces(zg_device *d, zg_sched *s) {
   zg_status status = NULL;
   for (size_t i = 0; i < s->kernels.n; i++) {
     uint64_t bytes = 0;
-    workspace_key(&s->kernels.at[i], &key);
+    zg_exec_kernel_key(&s->kernels.at[i], &key);
     if (!zg_map_get(&known, key.at, &bytes)) {
       ZG_TRY_OUT(d->vt->workspace(d, s, &s->kernels.at[i], &bytes));
       zg_map_put(&known, key.at, bytes);

@@ -30,5 +30,7 @@ void zg_exec_poison(zg_program *p);
 
 // A step that fails stops all streams of this rank, and its communicator is aborted, so that the other ranks stop as well.
 zg_status zg_exec_run(zg_program *p, const char *segment, zg_rand_state r, zg_exec_stats *stats /* may be NULL */);
+// What a prepared kernel depends on: kind, attributes, the arguments' types and strides; not which buffers they are. Replaces `out`.
+void zg_exec_kernel_key(const zg_kernel *k, zg_str *out);
 // Asks the device for workspaces, adds the buffers; call between lowering and plan_memory.
 zg_status zg_exec_add_workspaces(zg_device *d, zg_sched *s);

@@ -82,6 +82,14 @@ int64_t zg_data_find(const zg_data *d, const char *name) {
 
 // ---- open ---------------------------------------------------------------------------------------------------------
 
+void zg__data_touched(zg_data *d, zg_bytes map, uint64_t n) {
+  enum { AROUND = 1 << 16, MOST = 1 << 18 };   // the system maps up to AROUND bytes at a touch
+  d->touched += zg_round_up(n, AROUND);
+  if (d->touched < MOST) return;
+  zg_file_map_forget(map);
+  d->touched = 0;
+}
+
 void zg__data_add(zg_data *d, const char *name, zg_dtype dtype, uint32_t rank, const int64_t *dim) {
   int64_t batch[ZG_MAX_RANK];
   zg__data_array a = { .name = zg_arena_str(&d->mem, name), .type = zg_type_make(dtype, rank, dim) };

@@ -36,10 +36,11 @@ static zg_status read_slice(zg_data *d, size_t array, uint64_t sample, zg_dtype 
   const uint8_t *src = b.at + sample * n_bytes;
   if (to == t->dtype) {
     memcpy(dst, src, n_bytes);
-    return NULL;
+  } else {
+    if ((uintptr_t)src % zg_dtype_bytes(t->dtype)) src = memcpy(s->line, src, n_bytes);
+    zg_convert(to, dst, t->dtype, src, zg_elems(t));
   }
-  if ((uintptr_t)src % zg_dtype_bytes(t->dtype)) src = memcpy(s->line, src, n_bytes);
-  zg_convert(to, dst, t->dtype, src, zg_elems(t));
+  zg__data_touched(d, zg_npz_map(s->file), n_bytes);
   return NULL;
 }
 

@@ -24,7 +24,12 @@ struct zg_data {
   uint64_t n_samples;          // 0: endless
   bool whole;                  // a sample is a whole batch
   void *impl;                  // of the format; from the arena or its own
+  uint64_t touched;            // bytes of a mapped file's pages since they were given back last
 };
+
+// n bytes of a mapped file were read just now. Its pages count as this process's memory: they are given back every now and then, so that
+// a data set takes little however long the run; the system's cache still has them.
+void zg__data_touched(zg_data *d, zg_bytes map, uint64_t n);
 
 void zg__data_add(zg_data *d, const char *name, zg_dtype dtype, uint32_t rank, const int64_t *dim);
 bool zg__data_ends(const char *path, const char *ending);                // case-insensitive

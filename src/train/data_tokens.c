@@ -80,6 +80,7 @@ static zg_status read_window(zg_data *d, size_t array, uint64_t sample, zg_dtype
   } else {
     uint64_t from = sample * (uint64_t)len + (array == LABELS);
     zg_convert(to, dst, s->dtype, s->at + from * zg_dtype_bytes(s->dtype), len);
+    zg__data_touched(d, s->map.bytes, (uint64_t)len * zg_dtype_bytes(s->dtype));
   }
   return NULL;
 }

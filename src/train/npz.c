@@ -180,6 +180,7 @@ size_t zg_npz_count(const zg_npz *f) { return f->arrays.n; }
 const char *zg_npz_name(const zg_npz *f, size_t i) { return f->arrays.at[i].name; }
 const zg_type *zg_npz_type(const zg_npz *f, size_t i) { return &f->arrays.at[i].type; }
 const char *zg_npz_path(const zg_npz *f) { return f->path; }
+zg_bytes zg_npz_map(const zg_npz *f) { return f->map.bytes; }
 
 int64_t zg_npz_find(const zg_npz *f, const char *name) {
   uint64_t i;

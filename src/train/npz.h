@@ -32,6 +32,8 @@ zg_status zg_npz_get(zg_npz *f, const char *name, zg_tensor *out);
 // The same bytes without the check and perhaps misaligned: nothing of a stored array is read until it is touched. For
 // data sets larger than memory.
 zg_status zg_npz_bytes(zg_npz *f, size_t i, zg_bytes *out);
+// The mapped file, whose pages may be forgotten (zg_file_map_forget) at any time.
+zg_bytes zg_npz_map(const zg_npz *f);
 
 // ---- writing ------------------------------------------------------------------------------------------------------
 typedef struct zg_npz_writer zg_npz_writer;

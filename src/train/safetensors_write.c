@@ -24,7 +24,7 @@ struct zg_safetensors_writer {
   uint64_t file_bytes;
 };
 
-enum { PIECE = 4 << 20 };
+enum { PIECE = 1 << 17 };
 
 void zg__json_quote(zg_str *out, const char *s) {
   zg_str_put(out, "\"", 1);

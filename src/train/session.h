@@ -55,6 +55,16 @@ typedef struct zg_session {
 zg_status zg_session_open(const zg_config *cfg, const zg_session_options *o, zg_session **out);
 void zg_session_close(zg_session *s);                         // NULL ok
 
+// What a training process on the CPU will take at its peak (VmHWM), from a session that was planned with no_device.
+typedef struct {
+  uint64_t before;                // resident now: code, libraries, generated kernels, the model's structure, schedule; measured
+  uint64_t kernels, feeds;        // prepared kernels and threads' scratch; staging of a batch
+  uint64_t running;               // code of the training loop: a constant
+  uint64_t arenas, peak;          // device and host space; sum of all
+} zg_process_memory;
+// ZG_UNSUPPORTED on a device whose memory is not the process's.
+zg_status zg_session_process(const zg_session *s, zg_process_memory *out);
+
 static inline zg_sched *zg_session_sched(const zg_session *s) { return s->pipe.sched; }
 // Array of the data that feeds a model input: as `data.inputs` says, or of the same name.
 const char *zg_session_array(const zg_session *s, const char *input);

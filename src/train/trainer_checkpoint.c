@@ -49,7 +49,7 @@ static zg_status meet(const trainer *t, const char *what) {
 
 // ---- writing --------------------------------------------------------------------------------------------------------------
 
-enum { PIECE = 1 << 20 };
+enum { PIECE = 1 << 16 };   // small: it stands beside a fully used arena
 
 static zg_status write_tensor(trainer *t, zg_checkpoint_writer *w, zg_checkpoint_file f, size_t i,
                               uint32_t buf, const zg_zero_range *r, void *piece) {

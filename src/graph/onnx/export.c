@@ -229,7 +229,7 @@ static zg_status write_all(int fd, const uint8_t *at, uint64_t n, const char *pa
 
 // Writes through a buffer, since a rope has many small pieces, and syncs.
 static zg_status write_rope(const zg__rope *r, const char *path) {
-  enum { BUFFER = 1 << 20 };
+  enum { BUFFER = 1 << 16 };
   zg_status status = NULL;
   int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0) return zg_error(ZG_IO, "%s: %s", path, strerror(errno));

@@ -36,6 +36,8 @@ zg_status zg_onnx_tensor_bytes(zg_onnx_model *m, uint32_t i, const void **out);
 // The bytes are not needed for now: gives back the memory they took (a decoded buffer, pages of the mapped file). What
 // zg_onnx_tensor_bytes returned for i must not be used any more; asking again is fine.
 void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i);
+// The same for all that is mapped, the model file itself among it; tensors' bytes stay where they are.
+void zg_onnx_forget_pages(const zg_onnx_model *m);
 
 // What exporters' optimisers did to parameters, undone; before the import. Both may be called again with the same.
 // untie: gains, biases and statistics that were merged because they were equal get tensors of their own, which are appended to the

@@ -315,6 +315,11 @@ void zg_onnx_tensor_drop(zg_onnx_model *m, uint32_t i) {
   zg_file_map_forget((zg_bytes){at, zg_type_bytes(&t->info.type)});
 }
 
+void zg_onnx_forget_pages(const zg_onnx_model *m) {
+  zg_file_map_forget(m->file.bytes);
+  for (size_t i = 0; i < m->externals.n; i++) zg_file_map_forget(m->externals.at[i].map.bytes);
+}
+
 typedef struct { zg_onnx_model *m; zg_map names; bool in_function; } table;
 
 static const char *unique_name(table *t, const char *name) {
