@@ -153,10 +153,15 @@ static zg_status run(int argc, char **argv) {
   }
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
   ZG_TRY_OUT(zg_cli_device(device_name, &mem, &device));
-  ZG_TRY_OUT(ranks_of(cfg, ranks, &o.world));
+  if (!zg_cli_is_rank_list(ranks)) ZG_TRY_OUT(ranks_of(cfg, ranks, &o.world));
   o.model = &device;
   o.mode = forward ? ZG_RUN_FORWARD : ZG_RUN_TRAIN;
   o.no_data = !cfg->data.train.path;
+  if (zg_cli_is_rank_list(ranks)) {
+    const bool more = compare || symbolic || forward || pictures.html || pictures.svg || pictures.trace || pictures.csv;
+    status = more ? zg_error(ZG_INVALID, "--ranks %s: --compare, --symbolic, --forward and pictures want one number of ranks", ranks) : zg_cli_plan_counts(cfg, &o, &device, ranks, json);
+    goto out;
+  }
   if (symbolic) {
     status = zg_cli_plan_symbolic(symbolic, &files, &o);
     goto out;
@@ -191,13 +196,14 @@ out:
 const zg_verb zg_verb_plan = {
     "plan", "say what a run will need, before it runs",
     "usage: zgraph plan MODEL.onnx --config FILE [--set KEY=VALUE] [--json] [--forward]\n"
-    "                   [--ranks N] [--stage 0..3] [--compare] [--device NAME|FILE.yaml]\n"
+    "                   [--ranks N|LIST] [--stage 0..3] [--compare] [--device NAME|FILE.yaml]\n"
     "                   [--html FILE] [--svg FILE] [--trace FILE] [--csv FILE]\n"
     "                   [--symbolic KEY=N[,KEY=N]]\n\n"
     "Plans the training step (with --forward: the model alone) without reading weights and prints its memory to the byte: by\n"
     "role, at the peak, with the largest tensors alive then. Symbolic dimensions come from the data, or from --set dims.NAME=N.\n"
     "With --ranks N (default: num_processes) it plans one of N ranks under ZeRO stage S, no rank being started: what each\n"
-    "holds at rest and in a step, and what it sends per update; --compare shows the stages beside each other.\n\n"
+    "holds at rest and in a step, and what it sends per update; --compare shows the stages beside each other. --ranks 1,8,64 or\n"
+    "1..65536 (which doubles) gives a line for each number, with the predicted time of an update.\n\n"
     "--device predicts times for a device that need not be here (h100-80g, a100-80g, cpu, ...; an unknown name lists all; a YAML\n"
     "file gives name, memory, flops_f32, flops_16, bytes_per_s, comm_bytes_per_s, comm_latency_s, copy_bytes_per_s, launch_s,\n"
     "node_ranks, net_bytes_per_s, net_latency_s).\n"

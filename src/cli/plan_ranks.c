@@ -1,5 +1,6 @@
 // zgraph plan, several ranks: what each holds and sends.
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "cli/cli.h"
 #include "cli/plan.h"
@@ -104,6 +105,103 @@ zg_status zg_cli_compare_stages(zg_config *cfg, const zg_session_options *o, boo
              zg_cli_bytes(p.at_rest[ZG_BUF_PARAM]), zg_cli_bytes(p.at_rest[ZG_BUF_GRAD]),
              zg_cli_bytes(p.at_rest[ZG_BUF_MASTER]), zg_cli_bytes(p.at_rest[ZG_BUF_OPTIMIZER]),
              zg_cli_bytes(p.transient), zg_cli_bytes(p.planned), zg_cli_bytes(sent(&p.sent)));
+    zg_session_close(s);
+  }
+  return NULL;
+}
+
+// ---- several numbers of ranks -------------------------------------------------------------------------------------
+
+enum { MAX_COUNTS = 64 };
+
+static bool number(const char **at, uint32_t *out) {
+  char *end;
+  if (**at < '0' || **at > '9') return false;
+  const unsigned long n = strtoul(*at, &end, 10);
+  *at = end;
+  *out = (uint32_t)n;
+  return n >= 1 && n <= ZG_ZERO_MAX_WORLD;
+}
+
+// "1,8,64" or "1..65536", which doubles; both may be mixed.
+static zg_status parse_counts(const char *text, uint32_t *counts, uint32_t *n) {
+  const char *at = text;
+  *n = 0;
+  for (bool more = true; more;) {
+    uint32_t from, to;
+    bool good = number(&at, &from);
+    to = from;
+    if (good && !strncmp(at, "..", 2)) {
+      at += 2;
+      good = number(&at, &to) && to >= from;
+    }
+    if (!good) break;
+    for (uint64_t r = from; r < 2 * (uint64_t)to && *n < MAX_COUNTS; r *= 2) counts[(*n)++] = (uint32_t)ZG_MIN(r, (uint64_t)to);
+    more = *at == ',';
+    at += more;
+    if (!more && !*at) return *n < MAX_COUNTS ? NULL : zg_error(ZG_INVALID, "--ranks %s: at most %d numbers", text, MAX_COUNTS - 1);
+  }
+  return zg_error(ZG_INVALID, "--ranks %s: want numbers from 1 to %d, as 8 or 1,8,64 or 1..65536 (which doubles)", text, ZG_ZERO_MAX_WORLD);
+}
+
+// Predicted seconds of one update: all micro-steps, then the update. *exposed: what of it no kernel runs in.
+static double update_seconds(const zg_session *s, const zg_device_model *device, double *exposed) {
+  const zg_sched *d = zg_session_sched(s);
+  zg_arena mem = {0};
+  const zg_step_time *t = zg_predict_times(d, device, &mem);
+  const int64_t k = ZG_MAX(1, s->cfg->training.gradient_accumulation_steps);
+  const bool has_last = zg_sched_find_segment(d, "micro_last") != NULL;
+  double sum = 0;
+  *exposed = 0;
+  for (size_t i = 0; i < d->segments.n; i++) {
+    const zg_segment *g = &d->segments.at[i];
+    if (!strcmp(g->name, "eval")) continue;
+    const double times = strcmp(g->name, "micro") ? 1 : (double)(k - has_last), all = zg_predicted_length(d, t, g);
+    double compute = 0;
+    for (uint32_t n = g->first; n < g->first + g->n; n++)
+      if (d->steps.at[n].kind == ZG_STEP_KERNEL) compute += t[n].length;
+    sum += times * all;
+    if (all > compute * (1 + 1e-9)) *exposed += times * (all - compute);
+  }
+  zg_arena_fini(&mem);
+  return sum;
+}
+
+static void print_count(const zg_session *s, const zg_device_model *device, uint32_t ranks, bool json) {
+  const rank_plan p = plan_of(s);
+  double exposed;
+  const double seconds = update_seconds(s, device, &exposed);
+  const uint64_t memory = device->memory;
+  if (json) {
+    printf("{\"ranks\": %u, \"stage\": %u, \"params\": %llu, \"grads\": %llu, \"master\": %llu, \"optimizer\": %llu, \"transient_bytes\": %llu, "
+           "\"planned_bytes\": %llu, \"host_bytes\": %llu, \"sent_per_update\": %llu, \"predicted_seconds\": %.6g, \"exposed_seconds\": %.6g}\n",
+           ranks, s->zero ? zg_zero_options_of(s->zero)->stage : 0, (unsigned long long)p.at_rest[ZG_BUF_PARAM], (unsigned long long)p.at_rest[ZG_BUF_GRAD],
+           (unsigned long long)p.at_rest[ZG_BUF_MASTER], (unsigned long long)p.at_rest[ZG_BUF_OPTIMIZER], (unsigned long long)p.transient,
+           (unsigned long long)p.planned, (unsigned long long)p.host, (unsigned long long)sent(&p.sent), seconds, exposed);
+    return;
+  }
+  printf("%7u %12s %12s %12s %12s %12s %12s %14s %11.4g %11.4g%s\n", ranks, zg_cli_bytes(p.at_rest[ZG_BUF_PARAM]), zg_cli_bytes(p.at_rest[ZG_BUF_GRAD]),
+         zg_cli_bytes(p.at_rest[ZG_BUF_MASTER]), zg_cli_bytes(p.at_rest[ZG_BUF_OPTIMIZER]), zg_cli_bytes(p.transient), zg_cli_bytes(p.planned),
+         zg_cli_bytes(sent(&p.sent)), seconds * 1e3, exposed * 1e3, memory && p.planned > memory ? "  does not fit" : "");
+}
+
+bool zg_cli_is_rank_list(const char *text) { return text && (strchr(text, ',') || strstr(text, "..")); }
+
+zg_status zg_cli_plan_counts(const zg_config *cfg, const zg_session_options *o, const zg_device_model *device, const char *text, bool json) {
+  uint32_t counts[MAX_COUNTS], n;
+  ZG_TRY(parse_counts(text, counts, &n));
+  if (!json) {
+    printf("each rank, on %s", device->name);
+    if (device->node_ranks > 0) printf(", %g ranks a node", device->node_ranks);
+    printf("\n%7s %12s %12s %12s %12s %12s %12s %14s %11s %11s\n", "ranks", "params", "grads", "master", "optimizer", "in a step", "all", "sent/update",
+           "ms/update", "ms exposed");
+  }
+  for (uint32_t i = 0; i < n; i++) {
+    zg_session_options one = *o;
+    zg_session *s;
+    one.world = counts[i];
+    ZG_TRY(zg_status_prefix(zg_session_open(cfg, &one, &s), "%u ranks: ", counts[i]));
+    print_count(s, device, counts[i], json);
     zg_session_close(s);
   }
   return NULL;
