@@ -93,6 +93,7 @@ static bool cuda_channels_last(const zg_device *dev) {
 const zg_device_vtable zg_device_cuda = {
     .name = "cuda",
     .channels_last = cuda_channels_last,
+    .half_convs = true,
     .lacks = 1u << ZG_K_RECURRENT | 1u << ZG_K_RECURRENT_GRAD,
     .open = cuda_open,
     .close = cuda_close,

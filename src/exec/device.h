@@ -16,6 +16,7 @@ typedef struct {
   uint32_t lacks;                                                    // bit k: no kernel of kind k, for which the passes have another form
                                                                      // (ZG_K_RECURRENT: graph/pass/lower_cells.c; no other kind may lack)
   bool (*channels_last)(const zg_device *d);                          // convolutions are fastest with channels last; NULL: no
+  bool half_convs;   // mixed precision takes convolutions too (graph/pass/lower_half.c)
   zg_status (*open)(int threads, zg_device **out);                   // threads 0: all cores; ZG_NOT_FOUND where there is no device
   void (*close)(zg_device *d);
   void (*info)(const zg_device *d, zg_device_info *out);

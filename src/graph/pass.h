@@ -25,9 +25,9 @@ zg_status zg_pass_opt_channels_last(const zg_graph *g, zg_graph **out);
 // Recurrent layers (the op `recurrent`) unrolled over their time steps; before autodiff.
 zg_status zg_pass_lower_cells(const zg_graph *g, zg_graph **out);
 
-// Matrix products and attention in `half` (bf16, f16) with f32 sums; parameters, states and all else stay f32. Takes and gives core
+// Matrix products and attention, with `convs` convolutions too, in `half` (bf16, f16) with f32 sums; parameters, states and all else stay f32. Takes and gives core
 // ops.
-zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, zg_graph **out);
+zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, bool convs, zg_graph **out);
 
 // Sums of products over few elements each (an unrolled recurrence's weight gradients) become one product over all of them.
 zg_status zg_pass_opt_merge_products(const zg_graph *g, zg_graph **out);

@@ -52,11 +52,13 @@ static zg_status opt_attention(zg_pipeline *p) { return each_graph(p, zg_pass_op
 static zg_status lower_to_core(zg_pipeline *p) { return each_graph(p, zg_pass_lower_to_core); }
 
 static zg_status opt_merge_products(zg_pipeline *p) { return each_graph(p, zg_pass_opt_merge_products); }
-static zg_status to_bf16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_BF16, out); }
-static zg_status to_f16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_F16, out); }
+static zg_status to_bf16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_BF16, false, out); }
+static zg_status convs_to_bf16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_BF16, true, out); }
+static zg_status to_f16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_F16, false, out); }
+static zg_status convs_to_f16(const zg_graph *g, zg_graph **out) { return zg_pass_lower_half(g, ZG_F16, true, out); }
 static zg_status lower_half(zg_pipeline *p) {
-  if (p->o.bf16) return each_graph(p, to_bf16);
-  return p->o.fp16 ? each_graph(p, to_f16) : NULL;
+  if (p->o.bf16) return each_graph(p, p->o.half_convs ? convs_to_bf16 : to_bf16);
+  return p->o.fp16 ? each_graph(p, p->o.half_convs ? convs_to_f16 : to_f16) : NULL;
 }
 
 // The loss takes the place of the model's outputs: nobody reads those of a step, and logits kept to its end would be there twice.

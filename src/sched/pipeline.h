@@ -32,6 +32,7 @@ typedef struct {
   zg_opt_spec optimizer;                              // TRAIN
   bool channels_last;                                 // the device's convolutions like it (graph/pass/opt_channels_last.c)
   bool unroll_cells;                                  // the device has no kernel for recurrent layers (graph/pass/lower_cells.c)
+  bool half_convs;                                    // mixed precision takes convolutions too
   bool bf16;                                          // products and attention in bf16 (graph/pass/lower_half.c)
   bool fp16;                                          // the same in f16; TRAIN: the loss is scaled (graph/pass.h, zg_opt_spec.scaled)
   int64_t micro_steps;                                // gradient accumulation, >= 1

@@ -293,6 +293,7 @@ static zg_status run_once(zg_session *s, int64_t distance, bool no_limit) {
                            .micro_steps = s->o.mode == ZG_RUN_TRAIN ? s->cfg->training.gradient_accumulation_steps : 1,
                            .bf16 = s->cfg->mixed_precision == ZG_CFG_MIXED_BF16, .fp16 = s->cfg->mixed_precision == ZG_CFG_MIXED_FP16, .eval = s->eval_graph,
                            .channels_last = s->device && s->device->vt->channels_last && s->device->vt->channels_last(s->device),
+                           .half_convs = s->device && s->device->vt->half_convs,
                            .unroll_cells = s->device && s->device->vt->lacks & 1u << ZG_K_RECURRENT, .stop_after = s->o.stop_after,
                            .add_workspaces = add_workspaces, .device = s->device,
                            .model = s->o.model};

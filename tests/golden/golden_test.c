@@ -104,7 +104,7 @@ static zg_status run_loss_chunk(const zg_graph *g, const args *a, zg_graph **out
   return zg_pass_opt_loss_chunk(g, (int64_t)num(a, "rows", 4), num(a, "seed", 1), out);
 }
 static zg_status run_half(const zg_graph *g, const args *a, zg_graph **out) {
-  return zg_pass_lower_half(g, strcmp(arg(a, "type", "bf16"), "f16") ? ZG_BF16 : ZG_F16, out);
+  return zg_pass_lower_half(g, strcmp(arg(a, "type", "bf16"), "f16") ? ZG_BF16 : ZG_F16, !strcmp(arg(a, "convs", "0"), "1"), out);
 }
 static zg_status run_core(const zg_graph *g, const args *a, zg_graph **out) {
   (void)a;

@@ -14,7 +14,10 @@
 // - A sum of products (matmul_add) is f32 from the first to the last.
 // - A product over one element (position times frequency) is no matrix product and stays f32.
 //
-// Convolutions stay f32. Cost: one copy of the graph.
+// - Convolutions and their gradients go with the products where `convs` says that the device is faster so; results are then kept in the
+//   half type, gradients of weights among them, as PyTorch's autocast does. Else they stay f32.
+//
+// Cost: one copy of the graph.
 #include "graph/graph_priv.h"
 #include "graph/pass.h"
 
@@ -22,6 +25,7 @@ typedef struct {
   const zg_graph *g;
   zg_builder *b;
   zg_dtype type;        // bf16 or f16
+  bool convs;           // convolutions too
   zg_val *wide, *half;  // per source value: its two versions in b, none where not made
   bool *feeds;          // per source value: some path leads to an op that takes it
 } rewrite;
@@ -30,7 +34,12 @@ static bool is_float(const zg_graph *g, zg_val v) { return zg_is(v) && zg_type_o
 
 static bool is_product(const zg_node *n) { return n->op == &zg_op_matmul || n->op == &zg_op_matmul_add; }
 
-static bool takes_half(const zg_graph *g, const zg_node *n) {
+static bool is_conv(const zg_node *n) {
+  return n->op == &zg_op_conv || n->op == &zg_op_conv_grad_x || n->op == &zg_op_conv_grad_w;
+}
+
+static bool takes_half(const zg_graph *g, const zg_node *n, bool convs) {
+  if (is_conv(n)) return convs && is_float(g, zg_in(g, n, 0));
   if (n->op == &zg_op_flash_attention || n->op == &zg_op_flash_attention_grad)
     return is_float(g, zg_in(g, n, 0));
   if (!is_product(n) || !is_float(g, zg_in(g, n, 0))) return false;
@@ -41,11 +50,11 @@ static bool takes_half(const zg_graph *g, const zg_node *n) {
 // The sum so far of a matmul_add is not rounded: it is f32, as the sum inside of one product is.
 static bool is_sum_so_far(const zg_node *n, uint32_t operand) { return n->op == &zg_op_matmul_add && operand == 0; }
 
-static bool *find_feeds(const zg_graph *g, zg_arena *a) {
+static bool *find_feeds(const zg_graph *g, bool convs, zg_arena *a) {
   bool *feeds = ZG_NEW_N(a, bool, g->values.n);
   for (size_t i = g->nodes.n; i-- > 0;) {
     const zg_node *n = &g->nodes.at[i];
-    const bool on = takes_half(g, n);
+    const bool on = takes_half(g, n, convs);
     bool result = false;
     for (uint32_t k = 0; k < n->n_out; k++) result |= feeds[n->out + k];
     for (uint32_t k = 0; k < n->n_in; k++) feeds[zg_in(g, n, k).id] |= result || (on && !is_sum_so_far(n, k));
@@ -123,7 +132,7 @@ static void emit_half(rewrite *r, const zg_node *n) {
 }
 
 static void emit_node(rewrite *r, const zg_node *n) {
-  if (takes_half(r->g, n)) {
+  if (takes_half(r->g, n, r->convs)) {
     emit_half(r, n);
   } else if (!is_transparent(n) || !is_float(r->g, zg_out(n, 0))) {
     for (uint32_t i = 0; i < n->n_in; i++) wide_of(r, zg_in(r->g, n, i));
@@ -131,15 +140,16 @@ static void emit_node(rewrite *r, const zg_node *n) {
   }  // views and concatenations of floats are made when asked for
 }
 
-zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, zg_graph **out) {
+zg_status zg_pass_lower_half(const zg_graph *g, zg_dtype half, bool convs, zg_graph **out) {
   zg_arena scratch = {0};
   const bool *live = zg_find_live(g, &scratch);
   rewrite r = {.g = g,
                .b = zg_builder_new(),
                .type = half,
+               .convs = convs,
                .wide = ZG_NEW_N(&scratch, zg_val, g->values.n),
                .half = ZG_NEW_N(&scratch, zg_val, g->values.n),
-               .feeds = find_feeds(g, &scratch)};
+               .feeds = find_feeds(g, convs, &scratch)};
   for (size_t i = 0; i < g->nodes.n && !zg_builder_failed(r.b); i++) {
     const zg_node *n = &g->nodes.at[i];
     if (zg__node_live(n, live) || zg__leaf_name(n->op, n->attr)) emit_node(&r, n);
