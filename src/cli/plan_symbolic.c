@@ -1,5 +1,6 @@
 // zgraph plan --symbolic KEY=N[,KEY=N]: what a step needs above what is at rest, as a polynomial in one or two configuration
-// keys (batch and sequence length). Plans at multiples of the values given, fits by least squares, and checks the formula at a
+// keys (batch and sequence length). Kernels' scratch grows in jumps, by layouts and tiles that a library chooses: it is left out of the
+// formula and told beside it. Plans at multiples of the values given, fits by least squares, and checks the formula at a
 // size that took no part in the fit.
 #include <math.h>
 #include <stdio.h>
@@ -33,8 +34,22 @@ static zg_status parse(const char *text, symbolic *x, zg_arena *mem) {
   return zg_error(ZG_INVALID, "--symbolic %s: want one or two KEY=N, as dims.batch=2,dims.seq=64", text);
 }
 
-// Bytes above what is at rest, at m[i] times the base values.
-static zg_status plan_at(const symbolic *x, const int *m, double *bytes) {
+// Bytes above what is at rest, at m[i] times the base values: as planned, and what live buffers sum to at most without kernels' scratch.
+typedef struct { double planned, live; } above_rest;
+
+static above_rest above_rest_of(zg_sched *d) {
+  zg_report r = {0};
+  zg_report_make(d, &r);
+  above_rest a = {.planned = (double)(r.planned - r.persistent)};
+  for (size_t i = 1; i < d->bufs.n; i++)
+    if (d->bufs.at[i].role == ZG_BUF_WORKSPACE) d->bufs.at[i].bytes = 0;
+  zg_sched_bound_memory(d);
+  a.live = (double)(d->lower_bound[ZG_SPACE_DEVICE] - r.persistent);
+  zg_report_fini(&r);
+  return a;
+}
+
+static zg_status plan_at(const symbolic *x, const int *m, above_rest *out) {
   zg_cli_config files = *x->files;
   zg_config *cfg = NULL;
   zg_session *s = NULL;
@@ -46,10 +61,7 @@ static zg_status plan_at(const symbolic *x, const int *m, double *bytes) {
   }
   ZG_TRY_OUT(zg_cli_load(&files, &cfg));
   ZG_TRY_OUT(zg_session_open(cfg, x->o, &s));
-  zg_report r = {0};
-  zg_report_make(zg_session_sched(s), &r);
-  *bytes = (double)(r.planned - r.persistent);
-  zg_report_fini(&r);
+  *out = above_rest_of(zg_session_sched(s));
 out:
   zg_session_close(s);
   zg_config_free(cfg);
@@ -89,7 +101,7 @@ static void solve(double (*m)[MAX_TERMS + 1], int n) {
 static void print_formula(const symbolic *x, const double *coef) {
   const char *a = x->key[0], *b = x->n == 2 ? x->key[1] : "";
   double p = x->base[0], q = x->n == 2 ? x->base[1] : 1;
-  printf("bytes above what is at rest\n  = %.0f\n  + %.1f %s\n", coef[0], coef[1] / p, a);
+  printf("bytes alive above what is at rest, but for kernels' scratch\n  = %.0f\n  + %.1f %s\n", coef[0], coef[1] / p, a);
   if (x->n == 1) printf("  + %.4f %s^2\n", coef[2] / (p * p), a);
   else printf("  + %.1f %s\n  + %.2f %s %s\n  + %.5f %s %s^2\n", coef[2] / q, b, coef[3] / (p * q), a, b, coef[4] / (p * q * q), a, b);
 }
@@ -98,27 +110,31 @@ zg_status zg_cli_plan_symbolic(const char *text, const zg_cli_config *files, con
   zg_arena mem = {0};
   symbolic x = {.files = files, .o = o};
   zg_status status = NULL;
-  double m[MAX_TERMS][MAX_TERMS + 1] = {{0}}, t[MAX_TERMS], coef[MAX_TERMS], bytes;
+  double m[MAX_TERMS][MAX_TERMS + 1] = {{0}}, t[MAX_TERMS], coef[MAX_TERMS];
+  above_rest bytes, base = {0};
   int n = 0;
   ZG_TRY_OUT(parse(text, &x, &mem));
   for (int a = 1; a <= 3; a++)
     for (int b = 1; b <= (x.n == 2 ? 3 : 1); b++) {
       ZG_TRY_OUT(plan_at(&x, (int[]){a, b}, &bytes));
+      if (a == 1 && b == 1) base = bytes;
       n = terms(&x, a, b, t);
       for (int i = 0; i < n; i++) {
         for (int k = 0; k < n; k++) m[i][k] += t[i] * t[k];
-        m[i][n] += t[i] * bytes;
+        m[i][n] += t[i] * bytes.live;
       }
     }
   solve(m, n);
-  for (int i = 0; i < n; i++) coef[i] = m[i][n] / m[i][i];
+  for (int i = 0; i < n; i++) coef[i] = fabs(m[i][n] / m[i][i]) < 1e-6 ? 0 : m[i][n] / m[i][i];   // no "-0"
   print_formula(&x, coef);
   ZG_TRY_OUT(plan_at(&x, (int[]){CHECK_AT, CHECK_AT}, &bytes));
   terms(&x, CHECK_AT, CHECK_AT, t);
   double told = 0;
   for (int i = 0; i < n; i++) told += coef[i] * t[i];
-  printf("checked at %d times these sizes: formula %s, planned %s (%+.2f %%)\n", CHECK_AT, zg_cli_bytes((uint64_t)fmax(told, 0)),
-         zg_cli_bytes((uint64_t)bytes), bytes > 0 ? 100 * (told / bytes - 1) : 0);
+  printf("checked at %d times these sizes: formula %s, live %s (%+.2f %%)\n", CHECK_AT, zg_cli_bytes((uint64_t)fmax(told, 0)),
+         zg_cli_bytes((uint64_t)bytes.live), bytes.live > 0 ? 100 * (told / bytes.live - 1) : 0);
+  printf("kernels' scratch and gaps add %s at these sizes, %s at %d times (%s planned)\n", zg_cli_bytes((uint64_t)fmax(base.planned - base.live, 0)),
+         zg_cli_bytes((uint64_t)fmax(bytes.planned - bytes.live, 0)), CHECK_AT, zg_cli_bytes((uint64_t)bytes.planned));
 out:
   zg_arena_fini(&mem);
   return status;
