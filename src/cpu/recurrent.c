@@ -206,6 +206,7 @@ static void walk_backward(job *j, zg_pool *pool) {
 zg_status cpu_recurrent(const cpu_call *c) {
   if (!narrow(c->k)) return zg_kernel_reference(c->k, c->base, (zg_rand_state){{0}, 0});
   job j = job_of(c->k, c);
+  if (j.B * j.H == 0) return NULL;   // every result is empty
   zg_pool *pool = 2 * j.B * j.G * j.H * j.H < SMALL_STEP ? NULL : c->pool;
   zg_pool_run(pool, j.panels, pack, &j);
   if (j.grad) walk_backward(&j, pool);
